@@ -1,0 +1,3 @@
+//! The eBPF dataplane: TC programs decide, cgroup programs short-cut.
+
+pub mod image;

@@ -1,0 +1,10 @@
+//! The service proxy: `sources → ServiceMap → Plan → Image → ops → kernel`.
+//!
+//! Everything up to the ops is a pure function of its input; [`source`] is the only way in, [`dataplane`] the only
+//! way out.
+
+pub mod dataplane;
+pub mod error;
+pub mod model;
+pub mod plan;
+pub mod source;

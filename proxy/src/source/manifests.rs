@@ -1,0 +1,1 @@
+//! A folder of YAML and JSON files as a source, followed with inotify.

@@ -1,0 +1,1 @@
+//! End-to-end harness: namespaces as hosts, real clients and servers.

@@ -1,0 +1,2 @@
+//! Set-up, build, test, demo and benchmark of this repository.
+fn main() {}
