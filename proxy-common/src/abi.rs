@@ -273,6 +273,8 @@ pub mod way {
     pub const NEIGHBOUR: u16 = 1;
     /// Into the network namespace behind the veth `ifindex`.
     pub const PEER: u16 = 2;
+    /// Delivered to this node itself.
+    pub const LOCAL: u16 = 3;
 }
 
 /// Value of `DEVICES`, keyed by interface index: what is known of an interface that carries our programs.
@@ -299,6 +301,8 @@ pub mod frontend_flags {
     pub const INTERNAL_LOCAL: u32 = 1 << 6;
     /// `external_set` is the Local set of its service port (else the Cluster set).
     pub const EXTERNAL_LOCAL: u32 = 1 << 7;
+    /// Masquerade pods too: `masqueradeAll` and a ClusterIP.
+    pub const MASQUERADE: u32 = 1 << 8;
 }
 
 /// Bits of [`Backend::flags`].
@@ -337,6 +341,4 @@ pub mod flow_flags {
 pub mod node_flags {
     /// Send translated packets straight to the next interface instead of up the stack.
     pub const DIRECT: u32 = 1;
-    /// Masquerade ClusterIP traffic of pods too. Source: `KubeProxyConfiguration.*.masqueradeAll`.
-    pub const MASQUERADE_ALL: u32 = 1 << 1;
 }
