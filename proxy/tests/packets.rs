@@ -176,9 +176,8 @@ proptest! {
         let plan = compile(&map, &node);
         let mut owned = BTreeSet::new();
         for service in plan.services.values() {
-            prop_assert!(service.ports.is_sorted_by(|a, b| {
-                (&a.name, a.protocol, a.family) < (&b.name, b.protocol, b.family)
-            }));
+            let keys: Vec<_> = service.ports.iter().map(|p| (&p.name, p.protocol, p.family)).collect();
+            prop_assert!(keys.is_sorted_by(|a, b| a < b));
             for port in &service.ports {
                 prop_assert!(!port.frontends.is_empty());
                 prop_assert!(port.backends.is_sorted_by(|a, b| a.addr < b.addr));

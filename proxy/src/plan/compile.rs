@@ -333,3 +333,274 @@ fn warn(service: &Service, skipped: &mut Vec<Skipped>) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Change, Event, Protocol},
+        testing::{Ep, ServiceBuilder, node, service, slice},
+    };
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName::new("default", name)
+    }
+
+    fn names(list: &[&str]) -> BTreeSet<ObjectName> {
+        list.iter().map(|text| name(text)).collect()
+    }
+
+    #[derive(Default)]
+    struct World {
+        map: ServiceMap,
+        planner: Planner,
+    }
+
+    impl World {
+        fn apply(&mut self, event: Event) -> BTreeSet<ObjectName> {
+            let touched = self.map.apply(event);
+            self.planner.update(&self.map, &node(), Changed::Services(&touched))
+        }
+
+        fn put(&mut self, service: ServiceBuilder) -> BTreeSet<ObjectName> {
+            self.apply(Event::Service(Change::Apply(service.build())))
+        }
+
+        fn put_slice(&mut self, slice: EndpointSlice) -> BTreeSet<ObjectName> {
+            self.apply(Event::Slice(Change::Apply(slice)))
+        }
+
+        fn delete(&mut self, text: &str) -> BTreeSet<ObjectName> {
+            self.apply(Event::Service(Change::Delete(name(text))))
+        }
+
+        fn plan(&self, text: &str) -> &ServicePlan {
+            &self.planner.plan().services[&name(text)]
+        }
+
+        fn frontends(&self, text: &str) -> Vec<String> {
+            let ports = self.plan(text).ports.iter();
+            let all = ports.flat_map(|p| p.frontends.iter().map(|f| format!("{} {} {}", f.kind, f.addr, f.port)));
+            all.collect()
+        }
+
+        fn skipped(&self, text: &str) -> Vec<String> {
+            self.plan(text).skipped.iter().map(ToString::to_string).collect()
+        }
+    }
+
+    fn claim(text: &str, created_s: i64) -> ServiceBuilder {
+        service(text).external_ip("198.51.100.20").created(created_s)
+    }
+
+    #[test]
+    fn the_loser_of_a_conflict_says_who_won_and_gets_the_frontend_when_the_owner_goes() {
+        let mut world = World::default();
+        let taken = |owner: &str| {
+            format!(
+                "Service default/young: spec.externalIPs: 198.51.100.20:80/TCP already belongs to port \"\" of Service \
+                 default/{owner} (spec.externalIPs), which comes first; give one of them another address or port"
+            )
+        };
+        assert_eq!(world.put(claim("young", 3)), names(&["young"]));
+        assert_eq!(world.put(claim("middle", 2)), names(&["young", "middle"]));
+        assert_eq!(world.skipped("young"), [taken("middle")]);
+        assert_eq!(world.put(claim("old", 1)), names(&["young", "middle", "old"]));
+        assert_eq!(world.frontends("old"), ["ExternalIP 198.51.100.20 80"]);
+        assert_eq!(world.frontends("middle"), [""; 0]);
+        assert_eq!(world.skipped("young"), [taken("old")]);
+
+        // a loser that goes concerns nobody else
+        assert_eq!(world.delete("middle"), names(&["middle"]));
+        assert_eq!(world.delete("old"), names(&["young", "old"]));
+        assert_eq!(world.frontends("young"), ["ExternalIP 198.51.100.20 80"]);
+        assert_eq!(world.skipped("young"), [""; 0]);
+        // an owner that moves away gives it up too
+        assert_eq!(world.put(claim("old", 1)), names(&["young", "old"]));
+        assert_eq!(
+            world.put(service("old").external_ip("198.51.100.21").created(1)),
+            names(&["young", "old"])
+        );
+        assert_eq!(world.frontends("young"), ["ExternalIP 198.51.100.20 80"]);
+    }
+
+    #[test]
+    fn a_node_port_is_contested_by_its_own_field() {
+        let mut world = World::default();
+        let web = |text: &str, ip| {
+            service(text)
+                .cluster_ip(ip)
+                .port("http", 80, Protocol::Tcp, Some(30_080))
+        };
+        world.put(web("a", "10.96.0.1"));
+        world.put(web("b", "10.96.0.2"));
+        assert_eq!(
+            world.frontends("a"),
+            ["ClusterIP 10.96.0.1 80", "NodePort 192.168.0.1 30080"]
+        );
+        assert_eq!(world.frontends("b"), ["ClusterIP 10.96.0.2 80"]);
+        assert_eq!(
+            world.skipped("b"),
+            [
+                "Service default/b: spec.ports[\"http\"].nodePort: 192.168.0.1:30080/TCP already belongs to port \"http\" \
+              of Service default/a (spec.ports[\"http\"].nodePort), which comes first; \
+              give one of them another address or port"
+            ]
+        );
+    }
+
+    #[test]
+    fn two_ports_of_one_service_may_be_in_conflict_too() {
+        let mut world = World::default();
+        world.put(
+            service("a")
+                .external_ip("192.168.0.1")
+                .port("x", 30_080, Protocol::Tcp, None)
+                .port("y", 80, Protocol::Tcp, Some(30_080)),
+        );
+        assert_eq!(
+            world.frontends("a"),
+            [
+                "ExternalIP 192.168.0.1 30080",
+                "ExternalIP 192.168.0.1 80",
+                "NodePort fd00:192:168::1 30080"
+            ]
+        );
+        assert_eq!(world.skipped("a").len(), 1);
+    }
+
+    #[test]
+    fn only_changes_of_the_plan_are_returned() {
+        let mut world = World::default();
+        assert_eq!(world.put_slice(slice("a", "web", &[Ep::here("10.1.0.1")])), names(&[]));
+        assert_eq!(world.put(service("web").cluster_ip("10.96.0.1")), names(&["web"]));
+        let unready = Ep::there("10.1.1.9").dead();
+        let slice_with_unready = slice("a", "web", &[Ep::here("10.1.0.1"), unready]);
+        assert_eq!(
+            world.put_slice(slice_with_unready),
+            names(&[]),
+            "a dead endpoint is no backend"
+        );
+        assert_eq!(world.put_slice(slice("a", "web", &[])), names(&["web"]));
+        assert_eq!(world.delete("web"), names(&["web"]));
+        assert!(world.planner.plan().services.is_empty());
+    }
+
+    #[test]
+    fn another_node_view_recompiles_everything() {
+        let mut world = World::default();
+        world.put(
+            service("web")
+                .cluster_ip("10.96.0.1")
+                .port("", 80, Protocol::Tcp, Some(30_080)),
+        );
+        world.put(service("db").cluster_ip("10.96.0.2"));
+        let mut other = node();
+        other.node_port_addresses.clear();
+        let changed = world
+            .planner
+            .update(&world.map, &other, Changed::Services(&BTreeSet::new()));
+        assert_eq!(changed, names(&["web"]));
+        assert_eq!(world.frontends("web"), ["ClusterIP 10.96.0.1 80"]);
+    }
+
+    #[test]
+    fn a_health_check_counts_pods_that_are_ready_here() {
+        let mut world = World::default();
+        world.put(
+            service("web")
+                .cluster_ip("10.96.0.1")
+                .cluster_ip("fd00:10:96::1")
+                .port("http", 80, Protocol::Tcp, None)
+                .port("https", 443, Protocol::Tcp, None)
+                .health_check(32_000),
+        );
+        let mut count = |addrs: &[Ep]| {
+            for (at, family) in Family::ALL.into_iter().enumerate() {
+                let of_family: Vec<_> = addrs
+                    .iter()
+                    .filter(|ep| Family::of(&ep.addr) == family)
+                    .cloned()
+                    .collect();
+                let ports = [("http", 8080, Protocol::Tcp), ("https", 8443, Protocol::Tcp)];
+                let slice = crate::testing::slice_with(&at.to_string(), "web", &ports, &of_family);
+                world.put_slice(EndpointSlice { family, ..slice });
+            }
+            world.plan("web").health_check.unwrap().local_endpoints
+        };
+        assert_eq!(count(&[]), 0);
+        let two = [
+            Ep::here("10.1.0.1"),
+            Ep::here("10.1.0.2"),
+            Ep::here("fd00:10:1::1"),
+            Ep::there("10.1.1.1"),
+        ];
+        assert_eq!(count(&two), 2, "once per pod, whatever its ports and families");
+        assert_eq!(
+            count(&[Ep::here("10.1.0.1").terminating()]),
+            0,
+            "load balancers must leave this node"
+        );
+    }
+
+    #[test]
+    fn what_is_left_out_is_said() {
+        let mut world = World::default();
+        world.put(
+            service("web")
+                .cluster_ip("10.96.0.1")
+                .external_ip("2001:db8:100::20")
+                .port("x", 80, Protocol::Tcp, None)
+                .port("x", 81, Protocol::Tcp, None)
+                .port("x", 80, Protocol::Udp, None),
+        );
+        assert_eq!(
+            world.frontends("web"),
+            ["ClusterIP 10.96.0.1 80", "ClusterIP 10.96.0.1 80"]
+        );
+        assert_eq!(
+            world.skipped("web"),
+            [
+                "Service default/web: spec.externalIPs: 2001:db8:100::20 is not served: the service has no IPv6 cluster \
+                 IP; make it dual-stack",
+                "Service default/web: spec.ports[\"x\"]: port 81/TCP repeats the name of an earlier port; rename it",
+            ]
+        );
+        let ranges = service("lb")
+            .cluster_ip("10.96.0.2")
+            .cluster_ip("fd00:10:96::2")
+            .load_balancer_ip("198.51.100.10")
+            .load_balancer_ip("2001:db8:100::10")
+            .source_range("203.0.113.9/24");
+        world.put(ranges);
+        assert_eq!(
+            world.skipped("lb"),
+            [
+                "Service default/lb: spec.loadBalancerSourceRanges: no IPv6 range, so the IPv6 load balancer address admits \
+              nobody; list the sources"
+            ]
+        );
+    }
+
+    #[test]
+    fn source_ranges_are_normal_and_hold_the_vip_where_the_node_is_inside() {
+        let lb = |ranges: &[&str]| {
+            let web = service("web").cluster_ip("10.96.0.1").load_balancer_ip("198.51.100.10");
+            let web = ranges.iter().fold(web, |web, range| web.source_range(range)).build();
+            sources(
+                &web,
+                "198.51.100.10".parse().unwrap(),
+                FrontendKind::LoadBalancer,
+                &node(),
+            )
+        };
+        let only = |ranges: &[&str]| SourceRanges::Only(ranges.iter().map(|range| range.parse().unwrap()).collect());
+        assert_eq!(lb(&[]), SourceRanges::Any);
+        assert_eq!(
+            lb(&["203.0.113.9/24", "10.0.0.0/8", "203.0.113.0/24"]),
+            only(&["10.0.0.0/8", "203.0.113.0/24"])
+        );
+        assert_eq!(lb(&["192.168.1.0/24"]), only(&["192.168.1.0/24", "198.51.100.10/32"]));
+        assert_eq!(lb(&["::/0"]), only(&[]));
+    }
+}

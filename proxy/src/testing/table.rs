@@ -11,7 +11,7 @@ use crate::{
         trace::{Origin, Packet, State, Target, Verdict},
     },
 };
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// One row: a world, a packet, and what becomes of it.
 #[derive(Clone, Debug)]
@@ -779,7 +779,7 @@ mod tests {
         let cases = table();
         let names: std::collections::BTreeSet<_> = cases.iter().map(|case| &case.name).collect();
         assert_eq!(names.len(), cases.len());
-        let v6: Vec<IpAddr> = eps("a b", Family::V6).iter().map(|ep| ep.addr).collect();
+        let v6: Vec<_> = eps("a b", Family::V6).iter().map(|ep| ep.addr).collect();
         assert_eq!(v6, [addr("fd00:10:1:0::1"), addr("fd00:10:1:1::2")]);
     }
 }
