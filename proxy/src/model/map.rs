@@ -1,9 +1,9 @@
 //! [`ServiceMap`]: the newest version of every object, and which services an event touches.
 
-use super::{Change, EndpointSlice, Event, Node, ObjectName, Service};
+use super::{Change, EndpointSlice, Event, HeldSlice, Node, ObjectName, Service, held::Shared};
 use crate::error::Skipped;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -12,8 +12,8 @@ const SKIPPED_KEPT: usize = 1_000;
 
 /// The newest version of every Service and EndpointSlice, and of this node's Node object.
 ///
-/// Names that many objects repeat (nodes, zones, ports, namespaces) are held once, however often the source allocated
-/// them.
+/// What many objects repeat (names of nodes, zones, ports and namespaces; hints) is held once, however often the source
+/// allocated it.
 #[derive(Debug, Default)]
 pub struct ServiceMap {
     entries: BTreeMap<ObjectName, Entry>,
@@ -24,7 +24,7 @@ pub struct ServiceMap {
     synced: bool,
     skipped: Vec<Skipped>,
     skipped_total: u64,
-    names: Names,
+    shared: Shared,
 }
 
 /// What is known under one service name: slices may come before their service, and outlive it.
@@ -32,7 +32,7 @@ pub struct ServiceMap {
 struct Entry {
     service: Option<Arc<Service>>,
     /// Sorted by name.
-    slices: Vec<EndpointSlice>,
+    slices: Vec<HeldSlice>,
 }
 
 impl ServiceMap {
@@ -85,7 +85,7 @@ impl ServiceMap {
     }
 
     /// The slices of a service, by slice name, whether or not the service itself is known; see [`super::merge`].
-    pub fn slices(&self, service: &ObjectName) -> &[EndpointSlice] {
+    pub fn slices(&self, service: &ObjectName) -> &[HeldSlice] {
         self.entries.get(service).map_or(&[], |entry| &entry.slices)
     }
 
@@ -114,9 +114,9 @@ impl ServiceMap {
         if held == Some(&service) {
             return BTreeSet::new();
         }
-        self.names.intern_object(&mut service.name);
+        self.shared.object(&mut service.name);
         for port in &mut service.ports {
-            self.names.intern(&mut port.name);
+            self.shared.name(&mut port.name);
         }
         service.cluster_ips.shrink_to_fit();
         service.external_ips.shrink_to_fit();
@@ -150,18 +150,20 @@ impl ServiceMap {
         {
             touched = self.remove_slice(&slice.name);
         }
-        self.names.intern_slice(&mut slice);
-        self.owners.insert(slice.name.clone(), slice.service.clone());
-        let slices = &mut self.entries.entry(slice.service.clone()).or_default().slices;
+        self.shared.object(&mut slice.service);
+        let service = slice.service.clone();
+        let slice = self.shared.slice(slice);
+        self.owners.insert(slice.name.clone(), service.clone());
+        let slices = &mut self.entries.entry(service.clone()).or_default().slices;
         match slices.binary_search_by(|held| held.name.cmp(&slice.name)) {
             Ok(at) => {
-                if !same_but_for_trigger(&slices[at], &slice) {
-                    touched.insert(slice.service.clone());
+                if !slices[at].same_but_for_trigger(&slice) {
+                    touched.insert(service);
                 }
                 slices[at] = slice;
             }
             Err(at) => {
-                touched.insert(slice.service.clone());
+                touched.insert(service);
                 slices.reserve_exact(1);
                 slices.insert(at, slice);
             }
@@ -180,58 +182,6 @@ impl ServiceMap {
             }
         }
         BTreeSet::from([owner])
-    }
-}
-
-fn same_but_for_trigger(a: &EndpointSlice, b: &EndpointSlice) -> bool {
-    a.family == b.family && a.ports == b.ports && a.endpoints == b.endpoints
-}
-
-/// Strings that are held once.
-#[derive(Debug, Default)]
-struct Names {
-    held: HashSet<Arc<str>>,
-    /// Size at which strings that nobody uses any more are next looked for.
-    sweep_at: usize,
-}
-
-impl Names {
-    fn intern(&mut self, name: &mut Arc<str>) {
-        if let Some(held) = self.held.get(&**name) {
-            *name = held.clone();
-            return;
-        }
-        if self.held.len() >= self.sweep_at.max(1_024) {
-            self.held.retain(|held| Arc::strong_count(held) > 1);
-            self.sweep_at = self.held.len() * 2;
-        }
-        self.held.insert(name.clone());
-    }
-
-    fn intern_object(&mut self, name: &mut ObjectName) {
-        self.intern(&mut name.namespace);
-        self.intern(&mut name.name);
-    }
-
-    /// All names but the slice's own, which nothing else repeats.
-    fn intern_slice(&mut self, slice: &mut EndpointSlice) {
-        self.intern(&mut slice.name.namespace);
-        self.intern_object(&mut slice.service);
-        for port in &mut slice.ports {
-            self.intern(&mut port.name);
-        }
-        for endpoint in &mut slice.endpoints {
-            if let Some(node) = &mut endpoint.node {
-                self.intern(node);
-            }
-            for hint in endpoint.zone_hints.iter_mut().chain(&mut endpoint.node_hints) {
-                self.intern(hint);
-            }
-            endpoint.zone_hints.shrink_to_fit();
-            endpoint.node_hints.shrink_to_fit();
-        }
-        slice.ports.shrink_to_fit();
-        slice.endpoints.shrink_to_fit();
     }
 }
 
@@ -348,22 +298,5 @@ mod tests {
         assert_eq!(map.take_skipped().len(), SKIPPED_KEPT);
         assert_eq!(map.take_skipped(), []);
         assert_eq!(map.skipped_total(), SKIPPED_KEPT as u64 + 5);
-    }
-
-    #[test]
-    fn repeated_names_are_held_once_and_forgotten() {
-        let mut map = ServiceMap::default();
-        for round in 0..5_000 {
-            let ep = Ep {
-                node: Some(format!("node-{round}").into()),
-                ..Ep::here("10.1.0.1")
-            };
-            map.apply(put(slice("a", "web", &[ep.clone()])));
-            map.apply(put(slice("b", "web", &[ep])));
-        }
-        let slices = map.slices(&ObjectName::new("default", "web"));
-        let node = |at: usize| slices[at].endpoints[0].node.as_ref().unwrap();
-        assert!(Arc::ptr_eq(node(0), node(1)));
-        assert!(map.names.held.len() < 2_100, "{} names held", map.names.held.len());
     }
 }

@@ -1,7 +1,7 @@
 //! The endpoints of one service port, merged from all slices of the service.
 
-use super::{Endpoint, EndpointSlice, Family, NodeView, Protocol};
-use std::net::SocketAddr;
+use super::{Family, HeldEndpoint, HeldSlice, NodeView, Protocol};
+use std::{net::SocketAddr, sync::Arc};
 
 /// An endpoint of a service port as this node sees it.
 ///
@@ -40,7 +40,7 @@ pub enum Hint {
 /// Endpoints of the service port `port` (joined by name and protocol, slice by slice) in one family, sorted by address
 /// and port, without duplicates.
 pub fn merge(
-    slices: &[EndpointSlice],
+    slices: &[HeldSlice],
     port: &str,
     protocol: Protocol,
     family: Family,
@@ -75,7 +75,7 @@ pub fn merge(
     merged
 }
 
-fn see(endpoint: &Endpoint, port: u16, node: &NodeView) -> MergedEndpoint {
+fn see(endpoint: &HeldEndpoint, port: u16, node: &NodeView) -> MergedEndpoint {
     // A node that does not know its own name owns nothing.
     let own_name = Some(&*node.name).filter(|name| !name.is_empty());
     MergedEndpoint {
@@ -84,29 +84,36 @@ fn see(endpoint: &Endpoint, port: u16, node: &NodeView) -> MergedEndpoint {
         serving: endpoint.serving,
         serving_terminating: endpoint.serving && endpoint.terminating,
         on_node: own_name.is_some() && endpoint.node.as_deref() == own_name,
-        node_hint: hint(&endpoint.node_hints, own_name),
-        zone_hint: hint(&endpoint.zone_hints, node.zone.as_deref()),
+        node_hint: hint(endpoint.hints.as_ref().map(|hints| &hints.nodes), own_name),
+        zone_hint: hint(endpoint.hints.as_ref().map(|hints| &hints.zones), node.zone.as_deref()),
     }
 }
 
-fn hint(hints: &[std::sync::Arc<str>], own: Option<&str>) -> Hint {
-    if hints.is_empty() {
-        Hint::None
-    } else if hints.iter().any(|name| Some(&**name) == own) {
-        Hint::Here
-    } else {
-        Hint::Elsewhere
+fn hint(hints: Option<&Box<[Arc<str>]>>, own: Option<&str>) -> Hint {
+    match hints {
+        Some(hints) if hints.iter().any(|name| Some(&**name) == own) => Hint::Here,
+        Some(hints) if !hints.is_empty() => Hint::Elsewhere,
+        _ => Hint::None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Ep, node, slice};
+    use crate::{
+        model::{EndpointPort, EndpointSlice, held::Shared},
+        testing::{Ep, node, slice},
+    };
+
+    fn held(slices: &[EndpointSlice]) -> Vec<HeldSlice> {
+        let mut shared = Shared::default();
+        slices.iter().map(|slice| shared.slice(slice.clone())).collect()
+    }
 
     fn merged(slices: &[EndpointSlice]) -> Vec<MergedEndpoint> {
-        let there = merge(slices, "", Protocol::Tcp, Family::V4, &node());
-        let mut reversed = slices.to_vec();
+        let slices = held(slices);
+        let there = merge(&slices, "", Protocol::Tcp, Family::V4, &node());
+        let mut reversed = slices;
         reversed.reverse();
         assert_eq!(there, merge(&reversed, "", Protocol::Tcp, Family::V4, &node()), "order");
         there
@@ -161,7 +168,7 @@ mod tests {
         let mut a = slice("a", "web", &[Ep::here("10.1.0.1")]);
         let mut b = slice("b", "web", &[Ep::here("10.1.0.1"), Ep::here("10.1.0.2")]);
         a.ports[0].port = 81.try_into().unwrap();
-        b.ports.push(super::super::EndpointPort {
+        b.ports.push(EndpointPort {
             name: "metrics".into(),
             protocol: Protocol::Tcp,
             port: 9000.try_into().unwrap(),
@@ -193,6 +200,6 @@ mod tests {
                 ..Ep::here("10.1.0.1")
             }],
         )];
-        assert!(!merge(&slices, "", Protocol::Tcp, Family::V4, &nameless)[0].on_node);
+        assert!(!merge(&held(&slices), "", Protocol::Tcp, Family::V4, &nameless)[0].on_node);
     }
 }

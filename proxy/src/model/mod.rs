@@ -5,6 +5,7 @@
 
 mod endpoints;
 mod event;
+mod held;
 mod map;
 mod merge;
 mod node;
@@ -13,6 +14,7 @@ mod service;
 pub use self::{
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
     event::{Change, Event},
+    held::{HeldEndpoint, HeldSlice, Hints},
     map::ServiceMap,
     merge::{Hint, MergedEndpoint, merge},
     node::{Node, NodeView},

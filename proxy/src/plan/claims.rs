@@ -29,22 +29,32 @@ impl fmt::Display for FrontendKey {
 
 /// A service port that claims a frontend. The least of all claimants owns it: the oldest service (without a creation
 /// time: older than any other), then by name, then by port name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug)]
 pub struct Claimant {
-    /// [`Service::created_s`].
-    pub created_s: Option<i64>,
-    /// The service.
-    pub service: ObjectName,
-    /// [`ServicePort::name`].
-    pub port: Arc<str>,
-    /// Where the claim comes from.
-    pub kind: FrontendKind,
+    service: Arc<Service>,
+    /// Index into its ports.
+    port: u32,
+    kind: FrontendKind,
 }
 
 impl Claimant {
+    /// The service.
+    pub fn service(&self) -> &ObjectName {
+        &self.service.name
+    }
+
+    /// Name of the service port.
+    pub fn port(&self) -> &str {
+        self.service.ports.get(self.port as usize).map_or("", |port| &port.name)
+    }
+
+    fn rank(&self) -> (Option<i64>, &ObjectName, &str) {
+        (self.service.created_s, self.service(), self.port())
+    }
+
     /// The field of the Service that claims, as a path.
     pub fn field(&self) -> String {
-        field(self.kind, &self.port)
+        field(self.kind, self.port())
     }
 }
 
@@ -93,7 +103,7 @@ impl Claims {
     }
 
     /// Enters every claim of a service; services for which another owner of some frontend results go to `affected`.
-    pub fn add(&mut self, service: &Service, node: &NodeView, affected: &mut BTreeSet<ObjectName>) {
+    pub fn add(&mut self, service: &Arc<Service>, node: &NodeView, affected: &mut BTreeSet<ObjectName>) {
         for_each_claim(service, node, |key, claimant| {
             let Some(held) = self.held.get_mut(&key) else {
                 self.held.insert(
@@ -105,24 +115,24 @@ impl Claims {
                 );
                 return;
             };
-            let loser = if claimant < held.owner {
+            let loser = if claimant.rank() < held.owner.rank() {
                 held.touch(affected);
                 std::mem::replace(&mut held.owner, claimant)
             } else {
                 claimant
             };
-            let at = held.others.partition_point(|other| *other < loser);
+            let at = held.others.partition_point(|other| other.rank() < loser.rank());
             held.others.insert(at, loser);
         });
     }
 
-    /// Withdraws every claim of a service, as [`Claims::add`] entered them for the same `node`; services for which
-    /// another owner of some frontend results go to `affected`.
-    pub fn remove(&mut self, service: &Service, node: &NodeView, affected: &mut BTreeSet<ObjectName>) {
+    /// Withdraws every claim of a service, as [`Claims::add`] entered them for the same `service` and `node`; services
+    /// for which another owner of some frontend results go to `affected`.
+    pub fn remove(&mut self, service: &Arc<Service>, node: &NodeView, affected: &mut BTreeSet<ObjectName>) {
         for_each_claim(service, node, |key, claimant| {
             let Some(held) = self.held.get_mut(&key) else { return };
-            if held.owner != claimant {
-                held.others.retain(|other| *other != claimant);
+            if held.owner.rank() != claimant.rank() {
+                held.others.retain(|other| other.rank() != claimant.rank());
             } else if held.others.is_empty() {
                 self.held.remove(&key);
             } else {
@@ -136,12 +146,12 @@ impl Claims {
 impl Claimants {
     fn touch(&self, affected: &mut BTreeSet<ObjectName>) {
         let all = std::iter::once(&self.owner).chain(&self.others);
-        affected.extend(all.map(|claimant| claimant.service.clone()));
+        affected.extend(all.map(|claimant| claimant.service().clone()));
     }
 }
 
-fn for_each_claim(service: &Service, node: &NodeView, mut claim: impl FnMut(FrontendKey, Claimant)) {
-    for port in usable_ports(service) {
+fn for_each_claim(service: &Arc<Service>, node: &NodeView, mut claim: impl FnMut(FrontendKey, Claimant)) {
+    for (at, (port, _)) in (0..).zip(ports(service)).filter(|(_, (_, repeated))| !repeated) {
         for family in Family::ALL {
             for (addr, number, kind) in candidates(service, port, family, node) {
                 let key = FrontendKey {
@@ -149,13 +159,14 @@ fn for_each_claim(service: &Service, node: &NodeView, mut claim: impl FnMut(Fron
                     port: number,
                     protocol: port.protocol,
                 };
-                let claimant = Claimant {
-                    created_s: service.created_s,
-                    service: service.name.clone(),
-                    port: port.name.clone(),
-                    kind,
-                };
-                claim(key, claimant);
+                claim(
+                    key,
+                    Claimant {
+                        service: service.clone(),
+                        port: at,
+                        kind,
+                    },
+                );
             }
         }
     }

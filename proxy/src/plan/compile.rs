@@ -8,8 +8,7 @@ use super::{
 use crate::{
     error::Skipped,
     model::{
-        EndpointSlice, Family, MergedEndpoint, NodeView, ObjectName, Service, ServiceMap, ServicePort, TrafficPolicy,
-        merge,
+        Family, HeldSlice, MergedEndpoint, NodeView, ObjectName, Service, ServiceMap, ServicePort, TrafficPolicy, merge,
     },
 };
 use ipnet::IpNet;
@@ -117,7 +116,7 @@ pub fn compile(map: &ServiceMap, node: &NodeView) -> Plan {
 }
 
 /// The plan of one service, with those frontends that it owns under `claims`. Pure: no clock, no randomness, no ids.
-pub fn compile_service(service: &Service, slices: &[EndpointSlice], node: &NodeView, claims: &Claims) -> ServicePlan {
+pub fn compile_service(service: &Service, slices: &[HeldSlice], node: &NodeView, claims: &Claims) -> ServicePlan {
     let mut plan = ServicePlan::default();
     let mut ready_here: BTreeSet<IpAddr> = BTreeSet::new();
     for port in claims::usable_ports(service) {
@@ -229,7 +228,7 @@ fn own_frontends(
             protocol: port.protocol,
         };
         if let Some(owner) = claims.owner(&key)
-            && (owner.service != service.name || owner.port != port.name)
+            && (*owner.service() != service.name || *owner.port() != *port.name)
         {
             skipped.push(Skipped {
                 object: format!("Service {}", service.name),
@@ -237,8 +236,8 @@ fn own_frontends(
                 reason: format!(
                     "{key} already belongs to port {:?} of Service {} ({}), which comes first; \
                      give one of them another address or port",
-                    &*owner.port,
-                    owner.service,
+                    owner.port(),
+                    owner.service(),
                     owner.field(),
                 ),
             });
@@ -338,7 +337,7 @@ fn warn(service: &Service, skipped: &mut Vec<Skipped>) {
 mod tests {
     use super::*;
     use crate::{
-        model::{Change, Event, Protocol},
+        model::{Change, EndpointSlice, Event, Protocol},
         testing::{Ep, ServiceBuilder, node, service, slice},
     };
 
