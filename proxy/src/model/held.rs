@@ -1,4 +1,4 @@
-//! EndpointSlices as they are kept: there are ten or a hundred times as many endpoints as anything else, so what they
+//! `EndpointSlices` as they are kept: there are ten or a hundred times as many endpoints as anything else, so what they
 //! repeat is held once.
 
 use super::{Endpoint, EndpointPort, EndpointSlice, Family, ObjectName};

@@ -10,7 +10,7 @@ use std::{
 /// How many [`Skipped`] are kept until [`ServiceMap::take_skipped`]; more are only counted.
 const SKIPPED_KEPT: usize = 1_000;
 
-/// The newest version of every Service and EndpointSlice, and of this node's Node object.
+/// The newest version of every Service and `EndpointSlice`, and of this node's Node object.
 ///
 /// What many objects repeat (names of nodes, zones, ports and namespaces; hints) is held once, however often the source
 /// allocated it.

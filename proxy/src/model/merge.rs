@@ -84,16 +84,21 @@ fn see(endpoint: &HeldEndpoint, port: u16, node: &NodeView) -> MergedEndpoint {
         serving: endpoint.serving,
         serving_terminating: endpoint.serving && endpoint.terminating,
         on_node: own_name.is_some() && endpoint.node.as_deref() == own_name,
-        node_hint: hint(endpoint.hints.as_ref().map(|hints| &hints.nodes), own_name),
-        zone_hint: hint(endpoint.hints.as_ref().map(|hints| &hints.zones), node.zone.as_deref()),
+        node_hint: hint(endpoint.hints.as_ref().map_or(&[], |hints| &hints.nodes), own_name),
+        zone_hint: hint(
+            endpoint.hints.as_ref().map_or(&[], |hints| &hints.zones),
+            node.zone.as_deref(),
+        ),
     }
 }
 
-fn hint(hints: Option<&Box<[Arc<str>]>>, own: Option<&str>) -> Hint {
-    match hints {
-        Some(hints) if hints.iter().any(|name| Some(&**name) == own) => Hint::Here,
-        Some(hints) if !hints.is_empty() => Hint::Elsewhere,
-        _ => Hint::None,
+fn hint(hints: &[Arc<str>], own: Option<&str>) -> Hint {
+    if hints.is_empty() {
+        Hint::None
+    } else if hints.iter().any(|name| Some(&**name) == own) {
+        Hint::Here
+    } else {
+        Hint::Elsewhere
     }
 }
 

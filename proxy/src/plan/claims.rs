@@ -193,8 +193,8 @@ pub fn serves(service: &Service, family: Family) -> bool {
 }
 
 /// The frontends that a service port claims in one family, sorted by address and port. An address that the service
-/// lists under two fields counts once: as ClusterIP, else LoadBalancer (so that source ranges hold), else NodePort,
-/// else ExternalIP.
+/// lists under two fields counts once: as `ClusterIP`, else `LoadBalancer` (so that source ranges hold), else `NodePort`,
+/// else `ExternalIP`.
 pub fn candidates(
     service: &Service,
     port: &ServicePort,

@@ -1,4 +1,4 @@
-//! ServiceMap + NodeView → Plan, whole or for the services that changed.
+//! `ServiceMap` + `NodeView` → Plan, whole or for the services that changed.
 
 use super::{
     Decision, Frontend, FrontendKind, HealthCheck, Plan, PortPlan, ServicePlan, SourceRanges,
@@ -265,7 +265,7 @@ fn sources(service: &Service, addr: IpAddr, kind: FrontendKind, node: &NodeView)
         return SourceRanges::Any;
     }
     let family = Family::of(&addr);
-    let mut nets: Vec<_> = ranges_of(service, family).map(|net| net.trunc()).collect();
+    let mut nets: Vec<_> = ranges_of(service, family).map(IpNet::trunc).collect();
     // The node reaching its own load balancer may do so with the VIP as source, where the VIP is one of its addresses.
     if nets
         .iter()

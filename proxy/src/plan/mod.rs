@@ -33,7 +33,7 @@ pub struct Plan {
 pub struct ServicePlan {
     /// One entry per service port **and family** that has a frontend, sorted by (name, protocol, family).
     pub ports: Vec<PortPlan>,
-    /// `healthCheckNodePort` with the number of ready endpoints on this node, for LoadBalancer + Local.
+    /// `healthCheckNodePort` with the number of ready endpoints on this node, for `LoadBalancer` + Local.
     pub health_check: Option<HealthCheck>,
     /// What of this service could not be planned.
     pub skipped: Vec<Skipped>,

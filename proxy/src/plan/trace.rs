@@ -40,7 +40,7 @@ pub struct Packet {
 pub struct State {
     /// Backend that a client address stuck to, by service port (any of its frontends) and set; entries must not be
     /// older than the affinity timeout. An entry holds for every frontend of the port that balances this client over
-    /// the same set as the one in the key.
+    /// the same set as the one in the key. One state is about one protocol: the key does not tell 53/TCP from 53/UDP.
     pub affinity: HashMap<(IpAddr, SocketAddr), SocketAddr>,
 }
 

@@ -702,6 +702,14 @@ fn affinity() -> Vec<Scene> {
         .sees("outside", "198.51.100.20 80", "a")
         .sees("outside", "10.96.0.10 80", "b*"),
         scene(
+            "affinity to the Local set is not one to the Cluster set",
+            [sticky().external(Local)],
+            [balanced("a b")],
+        )
+        .stuck("203.0.113.9", "198.51.100.20 80", 'a')
+        .sees("outside", "192.168.0.1 30080", "a")
+        .sees("outside", "10.96.0.10 80", "a b*"),
+        scene(
             "affinity yields when its backend terminates",
             [sticky()],
             [balanced("a b c")],
