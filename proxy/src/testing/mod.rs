@@ -5,6 +5,7 @@
 //! 192.168.0/24, outside 203.0.113/24, load balancers and external IPs 198.51.100/24, and their likes in IPv6.
 
 mod random;
+mod scenes;
 mod table;
 
 pub use self::{
