@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proxy::{
-    model::{Change, EndpointSlice, Event, ObjectName, Service, ServiceMap},
+    model::{Change, Event, ObjectName, ServiceMap},
     plan::{
         Decision, Plan,
         compile::{Changed, Planner, compile},
@@ -12,23 +12,13 @@ use proxy::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-fn map_of(services: &[Service], slices: &[EndpointSlice]) -> ServiceMap {
-    let mut map = ServiceMap::default();
-    for service in services {
-        map.apply(Event::Service(Change::Apply(service.clone())));
-    }
-    for slice in slices {
-        map.apply(Event::Slice(Change::Apply(slice.clone())));
-    }
-    map
-}
-
 #[test]
 fn every_row_of_the_table() {
     let cases = testing::table();
+    println!("{} rows", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        let plan = compile(&map_of(&case.services, &case.slices), &case.node);
+        let plan = compile(&case.map(), &case.node);
         let got = trace(&plan, &case.node, &case.packet, &case.state);
         if got != case.expected {
             wrong.push(format!("{}\n  want {:?}\n  got  {got:?}", case.name, case.expected));

@@ -84,7 +84,7 @@ impl ServiceMap {
         self.entries.values().filter_map(|entry| entry.service.as_ref())
     }
 
-    /// The slices of a service, by slice name, whether or not the service itself is known; see [`super::merge`].
+    /// The slices of a service, by slice name, whether or not the service itself is known; see [`super::merge()`].
     pub fn slices(&self, service: &ObjectName) -> &[HeldSlice] {
         self.entries.get(service).map_or(&[], |entry| &entry.slices)
     }

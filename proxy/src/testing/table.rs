@@ -3,7 +3,7 @@
 use super::{Ep, TARGET_PORT, addr, node, scenes, service, slice_with};
 use crate::{
     model::{
-        EndpointSlice, Family, NodeView, Protocol, Service,
+        Change, EndpointSlice, Event, Family, NodeView, Protocol, Service, ServiceMap,
         TrafficPolicy::{self, Cluster, Local},
     },
     plan::{
@@ -30,6 +30,21 @@ pub struct Case {
     pub state: State,
     /// The verdict.
     pub expected: Verdict,
+}
+
+impl Case {
+    /// The services and slices as a source would have delivered them.
+    pub fn map(&self) -> ServiceMap {
+        let mut map = ServiceMap::default();
+        for service in &self.services {
+            map.apply(Event::Service(Change::Apply(service.clone())));
+        }
+        for slice in &self.slices {
+            map.apply(Event::Slice(Change::Apply(slice.clone())));
+        }
+        map.apply(Event::InitDone);
+        map
+    }
 }
 
 /// All cases: the two matrices over every address kind, family and protocol, and the special cases one by one.
