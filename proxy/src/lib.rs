@@ -8,3 +8,5 @@ pub mod error;
 pub mod model;
 pub mod plan;
 pub mod source;
+#[doc(hidden)]
+pub mod testing;
