@@ -3,6 +3,7 @@
 //! Everything up to the ops is a pure function of its input; [`source`] is the only way in, [`dataplane`] the only
 //! way out.
 
+pub mod config;
 pub mod dataplane;
 pub mod error;
 pub mod model;
