@@ -39,7 +39,11 @@ pub struct ConfigError {
 
 impl ConfigError {
     fn new(object: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { object: object.into(), cause: cause.into(), remedy: remedy.into() }
+        Self {
+            object: object.into(),
+            cause: cause.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -234,7 +238,10 @@ impl FromStr for PortRange {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('-').and_then(|(first, last)| {
-            Some(Self { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
+            Some(Self {
+                first: first.trim().parse().ok()?,
+                last: last.trim().parse().ok()?,
+            })
         });
         parsed
             .filter(|range| range.first > 0 && range.first <= range.last)
@@ -323,13 +330,18 @@ pub struct NodePortAddresses {
 impl NodePortAddresses {
     /// From a flag's or the file's list. Loopback is never served and only warned about; empty = primary.
     fn parse(list: &[String], object: &str, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
-        let mut parsed = Self { primary: list.is_empty(), cidrs: Vec::new() };
+        let mut parsed = Self {
+            primary: list.is_empty(),
+            cidrs: Vec::new(),
+        };
         let any = || [IpNet::from(IpAddr::from([0; 4])), IpNet::from(IpAddr::from([0; 16]))];
         for entry in list {
             match entry.trim() {
                 "primary" => parsed.primary = true,
                 "all" => parsed.cidrs.extend(any().map(|net| IpNet::new_assert(net.addr(), 0))),
-                "localhost" => warnings.push(format!("{object}: localhost has no effect: loopback serves no NodePorts")),
+                "localhost" => warnings.push(format!(
+                    "{object}: localhost has no effect: loopback serves no NodePorts"
+                )),
                 text => {
                     let net: IpNet = text.parse().map_err(|_| {
                         ConfigError::new(
@@ -370,13 +382,24 @@ impl Config {
         let bind_ip: IpAddr = match kp.bind_address.as_str() {
             "" => Ipv4Addr::UNSPECIFIED.into(),
             text => text.parse().map_err(|_| {
-                ConfigError::new(field("bindAddress"), format!("{text:?} is not an address"), "write it as in 0.0.0.0")
+                ConfigError::new(
+                    field("bindAddress"),
+                    format!("{text:?} is not an address"),
+                    "write it as in 0.0.0.0",
+                )
             })?,
         };
         // The unspecified address of the same family: what upstream's defaulting does for its servers.
-        let any: IpAddr = if bind_ip.is_ipv6() { IpAddr::from([0; 16]) } else { Ipv4Addr::UNSPECIFIED.into() };
-        let local: IpAddr =
-            if bind_ip.is_ipv6() { std::net::Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        let any: IpAddr = if bind_ip.is_ipv6() {
+            IpAddr::from([0; 16])
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        let local: IpAddr = if bind_ip.is_ipv6() {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
         let server = |flag: &Option<String>, flag_name: &str, text: &str, name: &str, default: SocketAddr| match flag {
             Some(flag) => parse_server(flag, flag_name, default),
             None => parse_server(if text.is_empty() { "default" } else { text }, &field(name), default),
@@ -406,11 +429,19 @@ impl Config {
         } else {
             LinkFilter::parse(&flags.pod_devices, "--pod-devices")?
         };
-        let source = match (&flags.manifests, &flags.kubeconfig, kp.client_connection.kubeconfig.as_str()) {
+        let source = match (
+            &flags.manifests,
+            &flags.kubeconfig,
+            kp.client_connection.kubeconfig.as_str(),
+        ) {
             (Some(folder), _, _) => Source::Manifests(folder.clone()),
-            (None, Some(file), _) => Source::Kubernetes { kubeconfig: Some(file.clone()) },
+            (None, Some(file), _) => Source::Kubernetes {
+                kubeconfig: Some(file.clone()),
+            },
             (None, None, "") => Source::Kubernetes { kubeconfig: None },
-            (None, None, file) => Source::Kubernetes { kubeconfig: Some(file.into()) },
+            (None, None, file) => Source::Kubernetes {
+                kubeconfig: Some(file.into()),
+            },
         };
         let cgroup_root = match flags.cgroup_root.as_deref() {
             Some("none") => None,
@@ -445,8 +476,9 @@ impl Config {
             let cause = format!("{score} is out of range");
             return Err(ConfigError::new(field("oomScoreAdj"), cause, "use -1000 to 1000"));
         }
-        let masquerade_all =
-            flags.masquerade_all.unwrap_or(kp.iptables.masquerade_all || kp.nftables.masquerade_all);
+        let masquerade_all = flags
+            .masquerade_all
+            .unwrap_or(kp.iptables.masquerade_all || kp.nftables.masquerade_all);
         check_map_sizes(&flags.maps)?;
 
         let shown = |addr: Option<SocketAddr>| addr.map_or(String::new(), |addr| addr.to_string());
@@ -507,15 +539,26 @@ impl Config {
 /// The dataplane for a `mode` and the reason, for people.
 fn resolve_mode(mode: &str, object: &str) -> Result<(Mode, String), ConfigError> {
     match mode {
-        "" | "auto" => Ok((Mode::Ebpf, "chosen automatically: the only dataplane of this release".to_owned())),
+        "" | "auto" => Ok((
+            Mode::Ebpf,
+            "chosen automatically: the only dataplane of this release".to_owned(),
+        )),
         "ebpf" => Ok((Mode::Ebpf, format!("asked for by {object}"))),
         "iptables" | "nftables" | "ipvs" => Err(ConfigError::new(
             object,
             format!("{mode} is not available in this release"),
             "remove the field or pass --mode auto to run on eBPF",
         )),
-        "kernelspace" => Err(ConfigError::new(object, "kernelspace is for Windows", "remove the field")),
-        other => Err(ConfigError::new(object, format!("{other:?} is not a mode"), "use auto or ebpf")),
+        "kernelspace" => Err(ConfigError::new(
+            object,
+            "kernelspace is for Windows",
+            "remove the field",
+        )),
+        other => Err(ConfigError::new(
+            object,
+            format!("{other:?} is not a mode"),
+            "use auto or ebpf",
+        )),
     }
 }
 
@@ -527,9 +570,15 @@ fn parse_server(text: &str, object: &str, default: SocketAddr) -> Result<Option<
     if text == "default" {
         return Ok(Some(default));
     }
-    let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, default.port())));
+    let parsed = text
+        .parse()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, default.port())));
     parsed.map(Some).map_err(|_| {
-        ConfigError::new(object, format!("{text:?} is not an address and port"), format!("write it as in {default}"))
+        ConfigError::new(
+            object,
+            format!("{text:?} is not an address and port"),
+            format!("write it as in {default}"),
+        )
     })
 }
 
@@ -551,7 +600,9 @@ fn resolve_snat_ports(asked: Option<PortRange>, local: (u16, u16), warnings: &mu
         ));
     }
     if chosen.overlaps(*NODE_PORTS.start(), *NODE_PORTS.end()) {
-        warnings.push(format!("--snat-port-range {chosen} overlaps the NodePorts 30000-32767; narrow it"));
+        warnings.push(format!(
+            "--snat-port-range {chosen} overlaps the NodePorts 30000-32767; narrow it"
+        ));
     }
     chosen
 }
@@ -572,7 +623,10 @@ fn pod_devices_of_file(
                     "name the prefix of the pods' links, as in cali",
                 ));
             }
-            LinkFilter::parse(&[format!("{}*", globset::escape(prefix))], &field("detectLocal.interfaceNamePrefix"))
+            LinkFilter::parse(
+                &[format!("{}*", globset::escape(prefix))],
+                &field("detectLocal.interfaceNamePrefix"),
+            )
         }
         "" => Ok(LinkFilter::Auto),
         mode @ ("ClusterCIDR" | "NodeCIDR" | "BridgeInterface") => {

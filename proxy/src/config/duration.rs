@@ -36,7 +36,9 @@ impl FromStr for GoDuration {
         }
         let mut nanos: u64 = 0;
         while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(invalid)?;
+            let digits = rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .ok_or_else(invalid)?;
             let (number, tail) = rest.split_at(digits);
             // `ms` before `m`: the only unit that begins another one.
             let (unit, scale) = UNITS
@@ -44,7 +46,9 @@ impl FromStr for GoDuration {
                 .filter(|(unit, _)| tail.starts_with(unit))
                 .max_by_key(|(unit, _)| unit.len())
                 .ok_or_else(invalid)?;
-            nanos = scaled(number, *scale).and_then(|n| nanos.checked_add(n)).ok_or_else(invalid)?;
+            nanos = scaled(number, *scale)
+                .and_then(|n| nanos.checked_add(n))
+                .ok_or_else(invalid)?;
             rest = &tail[unit.len()..];
         }
         i64::try_from(nanos).map_err(|_| invalid())?;

@@ -44,12 +44,16 @@ impl Host {
 fn find_cgroup2(mountinfo: &str) -> Option<PathBuf> {
     let mut partial = None;
     for line in mountinfo.lines() {
-        let Some((mount, source)) = line.split_once(" - ") else { continue };
+        let Some((mount, source)) = line.split_once(" - ") else {
+            continue;
+        };
         if source.split(' ').next() != Some("cgroup2") {
             continue;
         }
         let mut fields = mount.split(' ').skip(3);
-        let (Some(root), Some(point)) = (fields.next(), fields.next()) else { continue };
+        let (Some(root), Some(point)) = (fields.next(), fields.next()) else {
+            continue;
+        };
         let point = PathBuf::from(unescape(point));
         if root == "/" {
             return Some(point);
@@ -82,7 +86,10 @@ mod tests {
             30 24 0:27 /kubepods /host/part rw - cgroup2 cgroup2 rw\n\
             31 24 0:27 / /run/my\\040cgroup rw,nosuid shared:4 - cgroup2 none rw\n";
         assert_eq!(find_cgroup2(mountinfo), Some(PathBuf::from("/run/my cgroup")));
-        assert_eq!(find_cgroup2(mountinfo.split_inclusive('\n').nth(1).unwrap()), Some(PathBuf::from("/host/part")));
+        assert_eq!(
+            find_cgroup2(mountinfo.split_inclusive('\n').nth(1).unwrap()),
+            Some(PathBuf::from("/host/part"))
+        );
         assert_eq!(find_cgroup2("31 24 0:27 / /sys/fs/cgroup rw - cgroup cgroup rw"), None);
         assert_eq!(find_cgroup2("nonsense\n - cgroup2"), None);
     }

@@ -207,28 +207,46 @@ const JSON_API: &str = "the API is spoken in JSON";
 const FIELDS: &[(&str, Effect)] = &[
     ("apiVersion", Effect::Used),
     ("kind", Effect::Used),
-    ("featureGates.*", Effect::None("kube-proxy's feature gates name code that is not ours")),
+    (
+        "featureGates.*",
+        Effect::None("kube-proxy's feature gates name code that is not ours"),
+    ),
     ("clientConnection.kubeconfig", Effect::Used),
     ("clientConnection.acceptContentTypes", Effect::None(JSON_API)),
     ("clientConnection.contentType", Effect::None(JSON_API)),
-    ("clientConnection.qps", Effect::None("three watches need no client-side rate limit")),
-    ("clientConnection.burst", Effect::None("three watches need no client-side rate limit")),
+    (
+        "clientConnection.qps",
+        Effect::None("three watches need no client-side rate limit"),
+    ),
+    (
+        "clientConnection.burst",
+        Effect::None("three watches need no client-side rate limit"),
+    ),
     ("logging.format", Effect::Used),
     ("logging.verbosity", Effect::Used),
     ("logging.flushFrequency", Effect::None("log lines are not buffered")),
     ("logging.options.*", Effect::None("log lines are not buffered")),
-    ("logging.vmodule", Effect::None("choose modules with --log-level, as in proxy::controller=debug")),
+    (
+        "logging.vmodule",
+        Effect::None("choose modules with --log-level, as in proxy::controller=debug"),
+    ),
     ("hostnameOverride", Effect::Used),
     ("bindAddress", Effect::Used),
     ("bindAddressHardFail", Effect::Used),
     ("healthzBindAddress", Effect::Used),
     ("metricsBindAddress", Effect::Used),
-    ("enableProfiling", Effect::None("there is no Go runtime to profile; use perf")),
+    (
+        "enableProfiling",
+        Effect::None("there is no Go runtime to profile; use perf"),
+    ),
     ("showHiddenMetricsForVersion", Effect::None("no metric is hidden")),
     ("mode", Effect::Used),
     ("iptables.masqueradeBit", Effect::None(NO_BIT)),
     ("iptables.masqueradeAll", Effect::Used),
-    ("iptables.localhostNodePorts", Effect::None("NodePorts are not served on loopback")),
+    (
+        "iptables.localhostNodePorts",
+        Effect::None("NodePorts are not served on loopback"),
+    ),
     ("iptables.syncPeriod", Effect::Used),
     ("iptables.minSyncPeriod", Effect::None(NO_PACING)),
     ("ipvs.syncPeriod", Effect::None(NO_IPVS)),
@@ -249,16 +267,25 @@ const FIELDS: &[(&str, Effect)] = &[
     ("winkernel.rootHnsEndpointName", Effect::None(LINUX_ONLY)),
     ("winkernel.forwardHealthCheckVip", Effect::None(LINUX_ONLY)),
     ("detectLocalMode", Effect::Used),
-    ("detectLocal.bridgeInterface", Effect::None("pods are told by the link their packets enter on (--pod-devices)")),
+    (
+        "detectLocal.bridgeInterface",
+        Effect::None("pods are told by the link their packets enter on (--pod-devices)"),
+    ),
     ("detectLocal.interfaceNamePrefix", Effect::Used),
-    ("clusterCIDR", Effect::None("pods are told by the link their packets enter on (--pod-devices)")),
+    (
+        "clusterCIDR",
+        Effect::None("pods are told by the link their packets enter on (--pod-devices)"),
+    ),
     ("nodePortAddresses", Effect::Used),
     ("oomScoreAdj", Effect::Used),
     ("conntrack.maxPerCore", Effect::None(FLOWS)),
     ("conntrack.min", Effect::None(FLOWS)),
     ("conntrack.tcpEstablishedTimeout", Effect::None(FLOWS)),
     ("conntrack.tcpCloseWaitTimeout", Effect::None(FLOWS)),
-    ("conntrack.tcpBeLiberal", Effect::None("our flow table does not check TCP windows")),
+    (
+        "conntrack.tcpBeLiberal",
+        Effect::None("our flow table does not check TCP windows"),
+    ),
     ("conntrack.udpTimeout", Effect::None(FLOWS)),
     ("conntrack.udpStreamTimeout", Effect::None(FLOWS)),
     ("configSyncPeriod", Effect::None("watches are followed, never polled")),
@@ -273,7 +300,13 @@ impl KubeProxyConfiguration {
     /// # Errors
     /// Not YAML, another `apiVersion` or `kind`, or a value of the wrong type; the error names the field.
     pub fn parse(text: &str, file: &str) -> Result<(Self, Vec<String>), ConfigError> {
-        let object = |path: &str| if path.is_empty() { file.to_owned() } else { format!("{file}: {path}") };
+        let object = |path: &str| {
+            if path.is_empty() {
+                file.to_owned()
+            } else {
+                format!("{file}: {path}")
+            }
+        };
         let mut raw: Value = serde_saphyr::from_str(text).map_err(|error| ConfigError {
             object: file.to_owned(),
             cause: error.to_string(),
@@ -297,7 +330,10 @@ impl KubeProxyConfiguration {
             cause: error.inner().to_string(),
             remedy: "correct the value; kube-proxy would refuse it too".to_owned(),
         })?;
-        let warnings = warnings.into_iter().map(|warning| format!("{file}: {warning}")).collect();
+        let warnings = warnings
+            .into_iter()
+            .map(|warning| format!("{file}: {warning}"))
+            .collect();
         Ok((parsed, warnings))
     }
 }
@@ -330,8 +366,14 @@ fn is_unset(value: &Value) -> bool {
 fn check_fields(value: &Value, at: &str, warnings: &mut Vec<String>) {
     let empty = Map::new();
     for (name, value) in value.as_object().unwrap_or(&empty) {
-        let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-        let exact = FIELDS.iter().find(|(field, _)| *field == path || field.strip_suffix(".*") == Some(&path));
+        let path = if at.is_empty() {
+            name.clone()
+        } else {
+            format!("{at}.{name}")
+        };
+        let exact = FIELDS
+            .iter()
+            .find(|(field, _)| *field == path || field.strip_suffix(".*") == Some(&path));
         match exact {
             Some((_, Effect::Used)) => {}
             Some((_, Effect::None(reason))) => {
@@ -339,7 +381,10 @@ fn check_fields(value: &Value, at: &str, warnings: &mut Vec<String>) {
                     warnings.push(format!("{path} has no effect: {reason}"));
                 }
             }
-            None if FIELDS.iter().any(|(field, _)| field.strip_prefix(&*path).is_some_and(|f| f.starts_with('.'))) => {
+            None if FIELDS
+                .iter()
+                .any(|(field, _)| field.strip_prefix(&*path).is_some_and(|f| f.starts_with('.'))) =>
+            {
                 check_fields(value, &path, warnings);
             }
             None => warnings.push(format!("{path} is not a field of {KIND} v1alpha1; ignored")),
@@ -360,10 +405,16 @@ mod tests {
         .unwrap();
         let mut warnings = Vec::new();
         check_fields(&full, "", &mut warnings);
-        assert!(warnings.iter().all(|warning| !warning.contains("is not a field")), "{warnings:?}");
+        assert!(
+            warnings.iter().all(|warning| !warning.contains("is not a field")),
+            "{warnings:?}"
+        );
         for (field, _) in FIELDS {
             let path = field.strip_suffix(".*").unwrap_or(field);
-            assert!(full.pointer(&format!("/{}", path.replace('.', "/"))).is_some(), "{path}");
+            assert!(
+                full.pointer(&format!("/{}", path.replace('.', "/"))).is_some(),
+                "{path}"
+            );
         }
     }
 
@@ -379,7 +430,12 @@ mod tests {
 
     #[test]
     fn other_documents_are_refused() {
-        for text in ["kind: KubeletConfiguration", "[]", "{", "apiVersion: kubeproxy.config.k8s.io/v1alpha2"] {
+        for text in [
+            "kind: KubeletConfiguration",
+            "[]",
+            "{",
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha2",
+        ] {
             assert!(KubeProxyConfiguration::parse(text, "c.yaml").is_err(), "{text}");
         }
     }
