@@ -8,6 +8,7 @@ pub mod config;
 pub mod dataplane;
 pub mod error;
 pub mod health;
+pub mod hostview;
 pub mod http;
 pub mod metrics;
 pub mod model;
