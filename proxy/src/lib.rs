@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod controller;
 pub mod dataplane;
 pub mod error;
 pub mod health;
