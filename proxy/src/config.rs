@@ -323,7 +323,7 @@ impl LinkFilter {
 pub struct NodePortAddresses {
     /// The node's primary address of each family.
     pub primary: bool,
-    /// Addresses in any of these; `all` is 0.0.0.0/0 and ::/0.
+    /// Addresses in any of these; `all` is `0.0.0.0/0` and `::/0`.
     pub cidrs: Vec<IpNet>,
 }
 
