@@ -39,7 +39,7 @@ impl Fake {
         Self {
             kernel,
             log: Vec::new(),
-            lowerer: Lowerer::new(capacity),
+            lowerer: Lowerer::new(capacity, false),
             capacity,
             fail_after: None,
         }

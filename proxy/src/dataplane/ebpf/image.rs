@@ -205,8 +205,8 @@ fn frontend(f: &mut fmt::Formatter<'_>, what: &str, addr: SocketAddr, protocol: 
 
 fn frontend_words(f: &mut fmt::Formatter<'_>, fe: &Frontend) -> fmt::Result {
     use frontend_flags::{
-        EXTERNAL_DROP, EXTERNAL_LOCAL, EXTERNAL_REJECT, INTERNAL_DROP, INTERNAL_LOCAL, INTERNAL_REJECT, NODE_ADDRESS,
-        SOURCE_RANGES,
+        EXTERNAL_DROP, EXTERNAL_LOCAL, EXTERNAL_REJECT, INTERNAL_DROP, INTERNAL_LOCAL, INTERNAL_REJECT, MASQUERADE,
+        NODE_ADDRESS, SOURCE_RANGES,
     };
     let mut side = |name, set: u32, count: u16, [local, reject, drop]: [u32; 3]| match fe.flags {
         flags if set != 0 && flags & local != 0 => write!(f, " {name}={set}({count},local)"),
@@ -235,6 +235,9 @@ fn frontend_words(f: &mut fmt::Formatter<'_>, fe: &Frontend) -> fmt::Result {
     }
     if fe.flags & NODE_ADDRESS != 0 {
         f.write_str(" node-address")?;
+    }
+    if fe.flags & MASQUERADE != 0 {
+        f.write_str(" masquerade")?;
     }
     Ok(())
 }
