@@ -15,7 +15,7 @@
 //! decision of a frontend change in one write.
 
 use super::{
-    image::{Image, Observed, Op, socket_addr},
+    image::{Image, Observed, Op, bits_of, socket_addr},
     pool::{BackendIds, Rolling},
 };
 use crate::{
@@ -111,9 +111,9 @@ pub(super) struct Ids {
     backends_v6: BackendIds,
     pairs: Rolling,
     ranges: Rolling,
-    /// Backends found in the kernel that are in no set (they only serve the flows that they have), until the next
-    /// success.
-    loose: HashMap<SocketAddr, Vec<u32>>,
+    /// Backends found in the kernel that are in no set (they only serve the flows that they have), with their flags,
+    /// until the next success.
+    loose: HashMap<SocketAddr, Vec<(u16, u32)>>,
     /// How many of the kernel's frontends use a pair, until the next success.
     pair_users: HashMap<u32, usize>,
     /// Lists found in the kernel, by id, until the next success.
@@ -236,7 +236,14 @@ impl Ids {
                 Some(id) => id,
                 None => {
                     let loose = self.loose.get(&addr).map_or(&[][..], Vec::as_slice);
-                    let mut candidates = found.get(&addr).into_iter().chain(loose).copied();
+                    // Two services may have the same endpoint; what looks exactly like ours is more likely ours.
+                    let flags = bits_of(backend);
+                    let alike = loose
+                        .iter()
+                        .filter(|(other, _)| *other == flags)
+                        .chain(loose)
+                        .map(|(_, id)| id);
+                    let mut candidates = found.get(&addr).into_iter().chain(alike).copied();
                     let pool = match port.family {
                         Family::V4 => &mut self.backends_v4,
                         Family::V6 => &mut self.backends_v6,
@@ -443,7 +450,10 @@ impl Ids {
             .filter(|id| !reachable.contains(&(Family::V4, **id)))
         {
             if let Some(be) = image.backends_v4.get(id) {
-                self.loose.entry(socket_addr(be.addr, be.port)).or_default().push(*id);
+                self.loose
+                    .entry(socket_addr(be.addr, be.port))
+                    .or_default()
+                    .push((be.flags, *id));
             }
         }
         for id in self
@@ -453,7 +463,10 @@ impl Ids {
             .filter(|id| !reachable.contains(&(Family::V6, **id)))
         {
             if let Some(be) = image.backends_v6.get(id) {
-                self.loose.entry(socket_addr(be.addr, be.port)).or_default().push(*id);
+                self.loose
+                    .entry(socket_addr(be.addr, be.port))
+                    .or_default()
+                    .push((be.flags, *id));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     ids::{Ids, PortIds, RangeList, cluster_set, local_set, ranges_of},
-    image::{Image, Observed, Op, frontend_key_v4, frontend_key_v6},
+    image::{Image, Observed, Op, bits_of, frontend_key_v4, frontend_key_v6},
 };
 use crate::{
     dataplane::Lowered,
@@ -347,14 +347,8 @@ fn put_ranges(image: &mut Image, ranges: u32, list: &[IpNet]) {
 
 /// Backends of a port with their ids and flags, in the order of the plan.
 fn bound_backends(port: &PortPlan, ids: &PortIds) -> impl Iterator<Item = (SocketAddr, u32, u16)> {
-    port.backends.iter().filter_map(|backend| {
-        let flag = |on, bit| if on { bit } else { 0 };
-        let flags = backend_flags::BOUND
-            | flag(backend.in_cluster, backend_flags::IN_CLUSTER)
-            | flag(backend.in_local, backend_flags::IN_LOCAL)
-            | flag(backend.on_node, backend_flags::ON_NODE);
-        Some((backend.addr, ids.backend(&backend.addr)?, flags))
-    })
+    let bound = |backend: &plan::Backend| Some((backend.addr, ids.backend(&backend.addr)?, bits_of(backend)));
+    port.backends.iter().filter_map(bound)
 }
 
 fn put_backend(image: &mut Image, id: u32, generation: u32, addr: SocketAddr, flags: u16) {
