@@ -1,2 +1,3 @@
-//! Set-up, build, test, demo and benchmark of this repository.
+//! x
+mod bpf;
 fn main() {}
