@@ -80,7 +80,7 @@ fn build() -> Result<(), String> {
 
 fn compile(workspace: &Path, target_dir: &Path, sysroot: &Path, linker: &Path, arch: &str) -> Result<(), String> {
     let mut cargo = bpf::cargo("build", workspace, target_dir, sysroot, arch);
-    bpf::link_with(&mut cargo, linker);
+    cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
     let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
     eprintln!("{}", String::from_utf8_lossy(&output.stderr));
     if output.status.success() {

@@ -23,18 +23,18 @@ pub(crate) const LINKER_VARIABLE: &str = "FAIRLEAD_BPF_LINKER";
 const KEPT: [&str; 11] = [
     "CARGO",
     "CARGO_HOME",
-    "CARGO_HTTP_",
+    "CARGO_HTTP_*",
     "CARGO_MAKEFLAGS",
-    "CARGO_NET_",
-    "CARGO_REGISTR",
-    "CARGO_SOURCE_",
-    "CARGO_TERM_",
+    "CARGO_NET_*",
+    "CARGO_REGISTR*",
+    "CARGO_SOURCE_*",
+    "CARGO_TERM_*",
     "RUSTC",
-    "RUSTUP_",
+    "RUSTUP_*",
     "RUST_BACKTRACE",
 ];
 
-/// Where installed tools live: `$FAIRLEAD_TOOLS`, else `$XDG_CACHE_HOME/fairlead/tools`, else `~/.cache/fairlead/tools`.
+/// Where installed tools live: `$FAIRLEAD_TOOLS` (absolute), else `$XDG_CACHE_HOME/fairlead/tools`, else `~/.cache/fairlead/tools`.
 /// `None` when no variable says where.
 pub(crate) fn tools_dir() -> Option<PathBuf> {
     if let Some(dir) = variable("FAIRLEAD_TOOLS") {
@@ -108,7 +108,8 @@ pub(crate) fn has_library(sysroot: &Path) -> bool {
     library.join("core/src/lib.rs").is_file() && library.join("Cargo.lock").is_file()
 }
 
-/// `cargo <subcommand>` for the BPF programs: package, target, flags and a clean environment.
+/// `cargo <subcommand>` for the BPF programs: package, target, flags and a clean environment. Whoever links says with
+/// what in `CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER`.
 ///
 /// `arch` is the architecture of the kernel that will load the object, as in `CARGO_CFG_TARGET_ARCH`; it selects the
 /// layout of `pt_regs` in aya-ebpf.
@@ -150,11 +151,6 @@ pub(crate) fn cargo(subcommand: &str, workspace: &Path, target_dir: &Path, sysro
     command
 }
 
-/// Tells [`cargo`]'s command which linker to use; checks and lints need none.
-pub(crate) fn link_with(command: &mut Command, linker: &Path) {
-    command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
-}
-
 /// A variable, unless it is unset or empty.
 fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
@@ -162,15 +158,12 @@ fn variable(name: &str) -> Option<OsString> {
 
 fn leaks(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    let kept = |kept: &&str| {
-        if kept.ends_with('_') || *kept == "CARGO_REGISTR" {
-            name.starts_with(*kept)
-        } else {
-            name == *kept
-        }
-    };
     // What cargo sets for build scripts only, beside CARGO*: aya's own build script must get its own.
-    let of_build_script = ["DEBUG", "HOST", "NUM_JOBS", "OPT_LEVEL", "OUT_DIR", "PROFILE", "TARGET"].contains(&name)
-        || name.starts_with("DEP_");
-    of_build_script || ((name.starts_with("CARGO") || name.starts_with("RUST")) && !KEPT.iter().any(|k| kept(&k)))
+    let of_build_script = name.starts_with("DEP_")
+        || ["DEBUG", "HOST", "NUM_JOBS", "OPT_LEVEL", "OUT_DIR", "PROFILE", "TARGET"].contains(&name);
+    let kept = KEPT.iter().any(|kept| {
+        kept.strip_suffix('*')
+            .map_or(name == *kept, |prefix| name.starts_with(prefix))
+    });
+    of_build_script || ((name.starts_with("CARGO") || name.starts_with("RUST")) && !kept)
 }
