@@ -37,6 +37,7 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         Err(error) => error,
     };
     step.failed();
+    progress.say(format_args!("{rustup:#}"));
     let step = progress.begin(format_args!(
         "fetching the distribution's rust-src {version}, to unpack it into {}",
         sysroot.display()
