@@ -1,4 +1,8 @@
 //! The eBPF dataplane: TC programs decide, cgroup programs short-cut.
 
+pub mod diff;
+mod ids;
 pub mod image;
-pub mod object;
+pub mod judge;
+pub mod lower;
+mod pool;
