@@ -5,4 +5,5 @@ mod ids;
 pub mod image;
 pub mod judge;
 pub mod lower;
+pub mod object;
 mod pool;
