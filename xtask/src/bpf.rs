@@ -53,11 +53,11 @@ pub(crate) fn tools_dir() -> Option<PathBuf> {
 pub(crate) fn find_linker() -> Result<PathBuf, String> {
     if let Some(path) = variable(LINKER_VARIABLE) {
         let path = PathBuf::from(path);
-        return if path.is_file() {
+        return if path.is_absolute() && path.is_file() {
             Ok(path)
         } else {
             Err(format!(
-                "{LINKER_VARIABLE} names {}, which is not a file",
+                "{LINKER_VARIABLE} names {}, which is not the absolute path of a file",
                 path.display()
             ))
         };

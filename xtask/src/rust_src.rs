@@ -37,6 +37,7 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
         Err(error) => error,
     };
     step.failed();
+    progress.say(format_args!("{rustup:#}"));
     let step = progress.begin(format_args!(
         "fetching the distribution's rust-src {version}, to unpack it into {}",
         sysroot.display()
@@ -172,6 +173,8 @@ impl PrivateApt {
         }
         // No translations; no hooks meant for the host's own index; no release that these sources do not have.
         configuration.push_str("Acquire::Languages \"none\";\nAcquire::Retries \"2\";\n");
+        // An index that could not be fetched is an error, not a warning: the report must name the network.
+        configuration.push_str("APT::Update::Error-Mode \"any\";\n");
         for key in [
             "APT::Update::Pre-Invoke",
             "APT::Update::Post-Invoke",
