@@ -3,15 +3,20 @@
 //! The types here are validated and small; API objects are converted in `service.rs`, `endpoints.rs` and `node.rs`
 //! and then dropped, so that the agent's memory does not grow with annotations and managed fields.
 
+mod address;
+mod convert;
 mod endpoints;
 mod event;
+mod interner;
 mod map;
 mod node;
 mod service;
 
 pub use self::{
+    convert::Converted,
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
     event::{Change, Event},
+    interner::Interner,
     map::ServiceMap,
     node::{Node, NodeView},
     service::{Service, ServicePort, TrafficPolicy},
