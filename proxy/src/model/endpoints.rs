@@ -19,7 +19,7 @@ const MAX_ENDPOINTS: usize = 1000;
 const MAX_PORTS: usize = 100;
 
 /// A `discovery/v1` EndpointSlice of address type IPv4 or IPv6.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointSlice {
     /// Namespace and name of the slice itself.
     pub name: ObjectName,
@@ -36,7 +36,7 @@ pub struct EndpointSlice {
 }
 
 /// One of an EndpointSlice's `ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointPort {
     /// `name`; empty when unset.
     pub name: Arc<str>,
@@ -47,7 +47,7 @@ pub struct EndpointPort {
 }
 
 /// One of an EndpointSlice's `endpoints`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// `addresses[0]`.
     pub addr: IpAddr,

@@ -11,7 +11,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// What of this node's `v1.Node` a proxy acts on.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,

@@ -21,7 +21,7 @@ const DEFAULT_AFFINITY_S: u32 = 10_800;
 const MAX_AFFINITY_S: u32 = 86_400;
 
 /// `internalTrafficPolicy` or `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TrafficPolicy {
     /// Any usable endpoint.
     #[default]
@@ -31,7 +31,7 @@ pub enum TrafficPolicy {
 }
 
 /// A Service with at least one virtual IP or node port.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
@@ -60,7 +60,7 @@ pub struct Service {
 }
 
 /// One of `spec.ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServicePort {
     /// `name`; empty when the service has a single unnamed port. Endpoints are joined by this name, never by
     /// `targetPort`.

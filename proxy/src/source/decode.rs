@@ -38,21 +38,23 @@ impl Kind {
                 .as_str()
                 .filter(|text| !text.is_empty())
         };
-        let name: Arc<str> = text("name")?.into();
-        Some(match self {
+        Some(self.key(text("namespace").unwrap_or("default"), text("name")?, strings))
+    }
+
+    /// The key of an object of this kind.
+    pub(super) fn key(self, namespace: &str, name: &str, strings: &mut Interner) -> Key {
+        let name: Arc<str> = name.into();
+        match self {
             Self::Node => Key::Node(name),
-            Self::Service | Self::Slice => {
-                let name = ObjectName {
-                    namespace: strings.intern(text("namespace").unwrap_or("default")),
-                    name,
-                };
-                if self == Self::Service {
-                    Key::Service(name)
-                } else {
-                    Key::Slice(name)
-                }
-            }
-        })
+            Self::Service => Key::Service(ObjectName {
+                namespace: strings.intern(namespace),
+                name,
+            }),
+            Self::Slice => Key::Slice(ObjectName {
+                namespace: strings.intern(namespace),
+                name,
+            }),
+        }
     }
 }
 

@@ -48,7 +48,7 @@ pub enum SourceError {
 }
 
 /// An object of any kind that a proxy acts on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Object {
     Service(Service),
     Slice(EndpointSlice),

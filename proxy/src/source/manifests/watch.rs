@@ -14,7 +14,7 @@ use std::{
     },
     path::{Path, PathBuf},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// What to look at again.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,8 +76,10 @@ impl Watch {
             (Some(parent), Some(name)) => Some((inotify.add_watch(parent, above_mask())?, name.to_owned())),
             _ => None,
         };
+        // SAFETY: the descriptor is owned by the value, which stays inside the `AsyncFd` and never changes it.
+        let inotify = unsafe { AsyncFd::register_with_interest(Fd(inotify), Interest::READABLE) }?;
         Ok(Self {
-            inotify: AsyncFd::new(Fd(inotify))?,
+            inotify,
             dir,
             inside,
             above,
