@@ -18,7 +18,10 @@ fn slice(more: Value) -> Value {
         "ports": [{"name": "http", "port": 8080}],
         "endpoints": [{"addresses": ["10.1.1.2"]}],
     });
-    all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else {
+        panic!("not an object")
+    };
+    all.as_object_mut().unwrap().extend(more);
     all
 }
 

@@ -8,7 +8,10 @@ fn convert(value: Value) -> (Converted<Service>, Vec<Skipped>) {
 /// A sound service, with `spec` merged into its spec.
 fn with(spec: Value) -> Value {
     let mut all = json!({"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80}]});
-    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let Value::Object(spec) = spec else {
+        panic!("not an object")
+    };
+    all.as_object_mut().unwrap().extend(spec);
     json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": all})
 }
 

@@ -69,7 +69,7 @@ async fn run(dir: PathBuf, mut folder: Folder, mut watch: Watch, events: mpsc::S
         let reading = {
             let dir = dir.clone();
             tokio::task::spawn_blocking(move || {
-                let batch = load(&dir, look, &mut folder);
+                let batch = load(&dir, &look, &mut folder);
                 (folder, batch)
             })
         };
@@ -104,13 +104,13 @@ async fn run(dir: PathBuf, mut folder: Folder, mut watch: Watch, events: mpsc::S
 }
 
 /// Reads what may have changed, and returns the differences. Blocks on the file system.
-fn load(dir: &Path, look: Look, folder: &mut Folder) -> Vec<Event> {
+fn load(dir: &Path, look: &Look, folder: &mut Folder) -> Vec<Event> {
     let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
     // Names that are not UTF-8 are nobody's manifests.
     names.extend(look.names.iter().filter_map(|name| name.to_str()).map(Arc::from));
     let mut trouble = None;
     if look.all {
-        let list = fs::read_dir(dir).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let list = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         match list {
             Ok(entries) => {
                 names.extend(
