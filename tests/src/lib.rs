@@ -10,8 +10,10 @@
 //! stays as it was whether a test passes, panics or is killed.
 
 pub mod actor;
+pub mod agent;
 
 pub mod guard;
+pub mod manifest;
 
 pub mod proto;
 
@@ -19,6 +21,7 @@ pub mod topology;
 pub mod worker;
 
 pub use actor::Actor;
+pub use agent::{Agent, AgentOptions, Forwarding};
 
 pub use proto::{Answer, Ask, AskError, Failure, Histogram, Load, Tally, Transport};
 pub use topology::{Topology, addr};
