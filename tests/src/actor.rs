@@ -53,7 +53,11 @@ pub fn program() -> Result<Command> {
 
 /// `name` in the directory of `me` or the one above (test executables live in `deps/`).
 pub(crate) fn beside(me: &Path, name: &str) -> Option<PathBuf> {
-    me.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file())
+    me.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
 }
 
 /// A process in a network namespace of its own. It ends when this is dropped or its owner dies, and the namespace with
@@ -79,7 +83,9 @@ impl Starting {
     /// What kept the actor from making them.
     pub fn ready(self) -> Result<Actor> {
         let Self(actor, ready) = self;
-        let outcome = ready.recv().map_err(|_| anyhow!("{} ended before it was ready", actor.name))?;
+        let outcome = ready
+            .recv()
+            .map_err(|_| anyhow!("{} ended before it was ready", actor.name))?;
         outcome.map_err(|error| anyhow!("{}: {error}", actor.name))?;
         Ok(actor)
     }
@@ -154,9 +160,15 @@ impl Actor {
         let (sender, receiver) = mpsc::channel();
         lock(&self.waiting).insert(id, sender);
         let mut stdin = lock(&self.stdin);
-        let pipe = stdin.as_mut().with_context(|| format!("the actor of {} was stopped", self.name))?;
-        pipe.write_all(&line).with_context(|| format!("the actor of {} is gone", self.name))?;
-        Ok(Pending { actor: self.name.clone(), receiver })
+        let pipe = stdin
+            .as_mut()
+            .with_context(|| format!("the actor of {} was stopped", self.name))?;
+        pipe.write_all(&line)
+            .with_context(|| format!("the actor of {} is gone", self.name))?;
+        Ok(Pending {
+            actor: self.name.clone(),
+            receiver,
+        })
     }
 
     /// Sends an operation and waits for its answer.
@@ -181,12 +193,16 @@ impl Actor {
 
     /// Serves on `addr` under another name.
     pub fn serve_as(&self, transport: Transport, addr: SocketAddr, name: &str) -> Serving {
-        self.must(Operation::Serve { transport, listen: addr, name: name.to_string() })
+        self.must(Operation::Serve {
+            transport,
+            listen: addr,
+            name: name.to_string(),
+        })
     }
 
     /// Stops a server and cuts its connections.
     pub fn stop_serving(&self, serving: Serving) {
-        self.must(Operation::StopServing(serving.id))
+        self.must::<()>(Operation::StopServing(serving.id));
     }
 
     /// Asks once.
@@ -199,7 +215,11 @@ impl Actor {
 
     /// Asks `count` times from new sockets, `concurrency` at once.
     pub fn ask_many(&self, ask: &Ask, count: usize, concurrency: usize) -> Histogram {
-        self.must(Operation::AskMany { ask: ask.clone(), count, concurrency })
+        self.must(Operation::AskMany {
+            ask: ask.clone(),
+            count,
+            concurrency,
+        })
     }
 
     /// Opens a connection (or UDP socket), asks once, and keeps it.
@@ -213,7 +233,10 @@ impl Actor {
 
     /// Begins a load.
     pub fn load(&self, load: Load) -> RunningLoad<'_> {
-        RunningLoad { actor: self, id: self.must(Operation::LoadStart(load)) }
+        RunningLoad {
+            actor: self,
+            id: self.must(Operation::LoadStart(load)),
+        }
     }
 
     /// Runs a program in this namespace and returns its output, whatever its exit code.
@@ -222,7 +245,11 @@ impl Actor {
     /// If it cannot be started.
     pub fn run(&self, program: &str, args: &[&str], stdin: &str) -> Result<Output> {
         let args = args.iter().map(ToString::to_string).collect();
-        self.call(Operation::Run { program: program.to_string(), args, stdin: stdin.to_string() })
+        self.call(Operation::Run {
+            program: program.to_string(),
+            args,
+            stdin: stdin.to_string(),
+        })
     }
 
     /// Runs lines of `ip -batch` in this namespace.
@@ -230,12 +257,18 @@ impl Actor {
     /// # Errors
     /// The line that failed, with what `ip` said.
     pub fn ip(&self, lines: &str) -> Result<()> {
-        self.begin_ip(lines)?.wait().and_then(|output| ip_outcome(&self.name, lines, &output))
+        self.begin_ip(lines)?
+            .wait()
+            .and_then(|output| ip_outcome(&self.name, lines, &output))
     }
 
     pub(crate) fn begin_ip(&self, lines: &str) -> Result<Pending> {
         let program = ip_program().to_string();
-        self.begin(Operation::Run { program, args: vec!["-batch".into(), "-".into()], stdin: lines.to_string() })
+        self.begin(Operation::Run {
+            program,
+            args: vec!["-batch".into(), "-".into()],
+            stdin: lines.to_string(),
+        })
     }
 
     /// `GET http://addr/path` from this namespace.
@@ -243,7 +276,11 @@ impl Actor {
     /// # Errors
     /// If no answer comes within `timeout_ms` milliseconds.
     pub fn http_get(&self, addr: SocketAddr, path: &str, timeout_ms: u64) -> Result<HttpReply> {
-        self.call(Operation::HttpGet { addr, path: path.to_string(), timeout_ms })
+        self.call(Operation::HttpGet {
+            addr,
+            path: path.to_string(),
+            timeout_ms,
+        })
     }
 }
 
@@ -288,7 +325,10 @@ impl Pending {
     /// # Errors
     /// If the actor is gone, could not do what it was asked, or answered with another type.
     pub fn wait<T: DeserializeOwned>(self) -> Result<T> {
-        let answer = self.receiver.recv().map_err(|_| anyhow!("the actor of {} is gone", self.actor))?;
+        let answer = self
+            .receiver
+            .recv()
+            .map_err(|_| anyhow!("the actor of {} is gone", self.actor))?;
         let value = answer.map_err(|error| anyhow!("{}: {error}", self.actor))?;
         serde_json::from_value(value).with_context(|| format!("answer of {}", self.actor))
     }
@@ -307,7 +347,11 @@ impl Conn<'_> {
     /// # Errors
     /// Whatever kept the answer from coming.
     pub fn exchange(&self, send_bytes: usize, reply_bytes: usize) -> Result<Answer, AskError> {
-        self.actor.must(Operation::Exchange { conn: self.id, send_bytes, reply_bytes })
+        self.actor.must(Operation::Exchange {
+            conn: self.id,
+            send_bytes,
+            reply_bytes,
+        })
     }
 }
 
@@ -347,8 +391,14 @@ pub(crate) fn ip_outcome(host: &str, lines: &str, output: &Output) -> Result<()>
     if output.code == Some(0) {
         return Ok(());
     }
-    let number = output.stderr.rsplit(':').next().and_then(|number| number.trim().parse::<usize>().ok());
-    let line = number.and_then(|number| lines.lines().nth(number.saturating_sub(1))).unwrap_or("?");
+    let number = output
+        .stderr
+        .rsplit(':')
+        .next()
+        .and_then(|number| number.trim().parse::<usize>().ok());
+    let line = number
+        .and_then(|number| lines.lines().nth(number.saturating_sub(1)))
+        .unwrap_or("?");
     bail!("ip on {host}: {}: {line}", output.stderr.trim())
 }
 

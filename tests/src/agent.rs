@@ -1,10 +1,6 @@
 //! `fairlead proxy` on a node, as long as a guard lives.
 
-use crate::{
-    actor::beside,
-    proto::Operation,
-    topology::Node,
-};
+use crate::{actor::beside, proto::Operation, topology::Node};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
@@ -54,7 +50,11 @@ pub struct AgentOptions {
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { socket_lb: true, forwarding: Forwarding::Stack, flags: Vec::new() }
+        Self {
+            socket_lb: true,
+            forwarding: Forwarding::Stack,
+            flags: Vec::new(),
+        }
     }
 }
 
@@ -79,7 +79,9 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("FAIRLEAD_BIN") {
         let path = PathBuf::from(path);
         // The agent runs in another working directory.
-        return path.canonicalize().with_context(|| format!("FAIRLEAD_BIN={}", path.display()));
+        return path
+            .canonicalize()
+            .with_context(|| format!("FAIRLEAD_BIN={}", path.display()));
     }
     let me = std::env::current_exe().context("find this executable")?;
     beside(&me, "fairlead").context("the agent is not built: cargo xtask build, or set FAIRLEAD_BIN to its path")
@@ -96,7 +98,11 @@ impl<'t> Agent<'t> {
             fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
             Ok(path)
         };
-        let cgroup = if options.socket_lb { node.cgroup.to_string_lossy().into_owned() } else { "none".to_string() };
+        let cgroup = if options.socket_lb {
+            node.cgroup.to_string_lossy().into_owned()
+        } else {
+            "none".to_string()
+        };
         let mut agent = Self {
             node,
             binary: binary()?,
@@ -120,7 +126,10 @@ impl<'t> Agent<'t> {
             ("--metrics-bind-address", &status),
             ("--healthz-bind-address", "0.0.0.0:10256"),
         ];
-        agent.flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_string(), value.to_string()]).collect();
+        agent.flags = flags
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_string(), value.to_string()])
+            .collect();
         agent.flags.extend(options.flags.iter().cloned());
         for (name, text) in files {
             agent.write(name, text)?;
@@ -136,7 +145,9 @@ impl<'t> Agent<'t> {
     pub fn launch(&self) -> Result<()> {
         let op = Operation::Spawn {
             program: self.binary.to_string_lossy().into_owned(),
-            args: std::iter::once("proxy".to_string()).chain(self.flags.iter().cloned()).collect(),
+            args: std::iter::once("proxy".to_string())
+                .chain(self.flags.iter().cloned())
+                .collect(),
             env: Vec::new(),
             log: self.log.to_string_lossy().into_owned(),
         };
@@ -149,8 +160,15 @@ impl<'t> Agent<'t> {
     /// # Errors
     /// If it is not running.
     pub fn stop(&self, signal: i32) -> Result<Option<i32>> {
-        let pid = self.pid.take().with_context(|| format!("no agent runs on {}", self.node.name))?;
-        self.node.actor.call(Operation::Kill { pid, signal, grace_ms: 10_000 })
+        let pid = self
+            .pid
+            .take()
+            .with_context(|| format!("no agent runs on {}", self.node.name))?;
+        self.node.actor.call(Operation::Kill {
+            pid,
+            signal,
+            grace_ms: 10_000,
+        })
     }
 
     /// The node it runs on.
@@ -204,7 +222,10 @@ impl<'t> Agent<'t> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.get_status(&format!("/status?applied_at_least={least}"));
-            let applied = answer.as_ref().ok().and_then(|status| status["applied_batches"].as_u64());
+            let applied = answer
+                .as_ref()
+                .ok()
+                .and_then(|status| status["applied_batches"].as_u64());
             if let Some(applied) = applied.filter(|applied| *applied >= least) {
                 self.batches.set(applied);
                 return Ok(());
@@ -212,10 +233,18 @@ impl<'t> Agent<'t> {
             if let Some(pid) = self.pid.get()
                 && let Some(code) = self.node.actor.call::<Option<Option<i32>>>(Operation::Exited(pid))?
             {
-                bail!("the agent on {} has ended with {code:?}:\n{}", self.node.name, self.log());
+                bail!(
+                    "the agent on {} has ended with {code:?}:\n{}",
+                    self.node.name,
+                    self.log()
+                );
             }
             if Instant::now() > deadline {
-                bail!("the agent on {} has not applied batch {least}: {answer:?}\n{}", self.node.name, self.log());
+                bail!(
+                    "the agent on {} has not applied batch {least}: {answer:?}\n{}",
+                    self.node.name,
+                    self.log()
+                );
             }
             if answer.is_err() {
                 // Not listening yet, and nothing tells when it will; the actor's processor time is not ours to burn.
@@ -226,7 +255,9 @@ impl<'t> Agent<'t> {
 
     /// Everything it has logged.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// Runs `fairlead` with these arguments on the node; its standard output.
@@ -238,9 +269,15 @@ impl<'t> Agent<'t> {
     }
 
     fn end(&self) -> Result<()> {
-        let stopped = if self.pid.get().is_some() { self.stop(libc::SIGTERM).map(drop) } else { Ok(()) };
+        let stopped = if self.pid.get().is_some() {
+            self.stop(libc::SIGTERM).map(drop)
+        } else {
+            Ok(())
+        };
         let cgroup = self.node.cgroup.to_string_lossy();
-        let cleaned = self.command(&["cleanup", "--bpffs", BPFFS, "--cgroup-root", &cgroup]).map(drop);
+        let cleaned = self
+            .command(&["cleanup", "--bpffs", BPFFS, "--cgroup-root", &cgroup])
+            .map(drop);
         stopped.and(cleaned)
     }
 }
@@ -248,7 +285,13 @@ impl<'t> Agent<'t> {
 fn run(node: &Node, binary: &Path, args: &[&str]) -> Result<String> {
     let output = node.actor.run(&binary.to_string_lossy(), args, "")?;
     if output.code != Some(0) {
-        bail!("fairlead {} on {}: exit code {:?}: {}", args.join(" "), node.name, output.code, output.stderr.trim());
+        bail!(
+            "fairlead {} on {}: exit code {:?}: {}",
+            args.join(" "),
+            node.name,
+            output.code,
+            output.stderr.trim()
+        );
     }
     Ok(output.stdout)
 }

@@ -33,7 +33,11 @@ impl Scratch {
     /// If this machine has no cgroup v2 mount, or this process may not write there.
     pub fn new() -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{PREFIX}{}-{}",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = std::env::temp_dir().join(&name);
         let cgroup = cgroup2_mount()?.join(&name);
         let mut reaper = crate::actor::program()?
@@ -46,7 +50,12 @@ impl Scratch {
         for (kind, path) in [("cgroup", &cgroup), ("dir", &dir)] {
             writeln!(pipe, "{kind} {}", path.display()).context("write to the reaper")?;
         }
-        let scratch = Self { dir, cgroup, pipe: Some(pipe), reaper };
+        let scratch = Self {
+            dir,
+            cgroup,
+            pipe: Some(pipe),
+            reaper,
+        };
         for path in [&scratch.dir, &scratch.cgroup] {
             fs::create_dir(path).with_context(|| format!("make {}; this needs root", path.display()))?;
         }
@@ -70,7 +79,9 @@ pub fn cgroup2_mount() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     for line in mounts.lines() {
         // "36 35 98:0 / /mount/point options [optional fields] - type source options" (proc_pid_mountinfo(5))
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         if right.split(' ').next() == Some("cgroup2")
             && let Some(point) = left.split(' ').nth(4)
         {
@@ -87,9 +98,13 @@ pub fn reap(lines: impl BufRead) {
     let _ = nix::unistd::setsid();
     let lines: Vec<String> = lines.lines().map_while(Result::ok).collect();
     for line in &lines {
-        let Some((kind, path)) = line.split_once(' ') else { continue };
+        let Some((kind, path)) = line.split_once(' ') else {
+            continue;
+        };
         let path = Path::new(path);
-        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        let ours = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
         let outcome = match kind {
             _ if !ours => Err(io::Error::other("not made by the harness")),
             "cgroup" => remove_cgroup(path),

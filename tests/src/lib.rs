@@ -16,6 +16,7 @@ pub mod guard;
 pub mod manifest;
 
 pub mod proto;
+pub mod report;
 
 pub mod topology;
 pub mod worker;

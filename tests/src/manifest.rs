@@ -1,4 +1,4 @@
-//! Service and EndpointSlice objects as YAML, from as few words as a test needs.
+//! `Service` and `EndpointSlice` objects as YAML, from as few words as a test needs.
 //!
 //! The text is JSON, which is YAML too; several objects are separated by `---`.
 
@@ -17,14 +17,21 @@ pub struct Service {
 }
 
 impl Service {
-    /// A ClusterIP service, dual stack when given an address of each family.
+    /// A `ClusterIP` service, dual stack when given an address of each family.
     pub fn new(name: &str, cluster_ips: &[IpAddr]) -> Self {
-        let mut service = Self { name: name.to_string(), ..Self::default() };
+        let mut service = Self {
+            name: name.to_string(),
+            ..Self::default()
+        };
         let families: Vec<&str> = cluster_ips.iter().map(|ip| family_name(*ip)).collect();
         service.set("clusterIP", json!(cluster_ips.first()));
         service.set("clusterIPs", json!(cluster_ips));
         service.set("ipFamilies", json!(families));
-        let policy = if cluster_ips.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+        let policy = if cluster_ips.len() > 1 {
+            "RequireDualStack"
+        } else {
+            "SingleStack"
+        };
         service.set("ipFamilyPolicy", json!(policy));
         service.set("type", json!("ClusterIP"));
         service
@@ -48,11 +55,14 @@ impl Service {
 
     /// A TCP and a UDP port of that number, named `tcp-PORT` and `udp-PORT`.
     pub fn port(mut self, port: u16) -> Self {
-        self.ports.extend(["TCP", "UDP"].map(|protocol| json!({"name": port_name(protocol, port), "protocol": protocol, "port": port})));
+        self.ports.extend(
+            ["TCP", "UDP"]
+                .map(|protocol| json!({"name": port_name(protocol, port), "protocol": protocol, "port": port})),
+        );
         self
     }
 
-    /// Node ports for the two ports given last; makes the type NodePort.
+    /// Node ports for the two ports given last; makes the type `NodePort`.
     pub fn node_port(mut self, node_port: u16) -> Self {
         for port in self.ports.iter_mut().rev().take(2) {
             port["nodePort"] = json!(node_port);
@@ -60,7 +70,7 @@ impl Service {
         self.with("type", json!("NodePort"))
     }
 
-    /// LB addresses number `n`; makes the type LoadBalancer.
+    /// LB addresses number `n`; makes the type `LoadBalancer`.
     pub fn load_balancer(mut self, n: u8) -> Self {
         self.load_balancer_ips = addr::FAMILIES.map(|family| addr::load_balancer(family, n)).to_vec();
         self.with("type", json!("LoadBalancer"))
@@ -68,13 +78,18 @@ impl Service {
 
     /// External addresses number `n`.
     pub fn external(self, n: u8) -> Self {
-        self.with("externalIPs", json!(addr::FAMILIES.map(|family| addr::external(family, n))))
+        self.with(
+            "externalIPs",
+            json!(addr::FAMILIES.map(|family| addr::external(family, n))),
+        )
     }
 
     /// `sessionAffinity: ClientIP`.
     pub fn affinity(self, seconds: u32) -> Self {
-        self.with("sessionAffinity", json!("ClientIP"))
-            .with("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": seconds}}))
+        self.with("sessionAffinity", json!("ClientIP")).with(
+            "sessionAffinityConfig",
+            json!({"clientIP": {"timeoutSeconds": seconds}}),
+        )
     }
 
     /// `externalTrafficPolicy: Local`.
@@ -91,7 +106,11 @@ impl Service {
     pub fn to_json(&self) -> Value {
         let mut spec = self.spec.clone();
         spec.insert("ports".to_string(), json!(self.ports));
-        let ingress: Vec<Value> = self.load_balancer_ips.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+        let ingress: Vec<Value> = self
+            .load_balancer_ips
+            .iter()
+            .map(|ip| json!({"ip": ip, "ipMode": "VIP"}))
+            .collect();
         json!({
             "apiVersion": "v1",
             "kind": "Service",
@@ -118,12 +137,22 @@ pub struct Endpoint<'a> {
 impl<'a> Endpoint<'a> {
     /// Ready.
     pub fn ready(pod: &'a Pod) -> Self {
-        Self { pod, ready: true, serving: true, terminating: false }
+        Self {
+            pod,
+            ready: true,
+            serving: true,
+            terminating: false,
+        }
     }
 
     /// Terminating, and still serving.
     pub fn terminating(pod: &'a Pod) -> Self {
-        Self { pod, ready: false, serving: true, terminating: true }
+        Self {
+            pod,
+            ready: false,
+            serving: true,
+            terminating: true,
+        }
     }
 }
 
@@ -142,7 +171,11 @@ pub struct Slices<'a> {
 impl<'a> Slices<'a> {
     /// Service port 80 → target port 8080, to ready pods.
     pub fn ready(service: &'a str, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
-        Self { service, ports: &[(80, 8080)], endpoints: pods.into_iter().map(Endpoint::ready).collect() }
+        Self {
+            service,
+            ports: &[(80, 8080)],
+            endpoints: pods.into_iter().map(Endpoint::ready).collect(),
+        }
     }
 
     /// The objects.
@@ -152,15 +185,23 @@ impl<'a> Slices<'a> {
 
     fn slice(&self, family: Family) -> Value {
         let ports = self.ports.iter().flat_map(|(port, target)| {
-            ["TCP", "UDP"].map(|protocol| json!({"name": port_name(protocol, *port), "protocol": protocol, "port": target}))
+            ["TCP", "UDP"]
+                .map(|protocol| json!({"name": port_name(protocol, *port), "protocol": protocol, "port": target}))
         });
-        let endpoints = self.endpoints.iter().map(|Endpoint { pod, ready, serving, terminating }| {
-            json!({
-                "addresses": [pod.ip(family)],
-                "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
-                "nodeName": format!("node-{}", char::from(b'a' + pod.node - 1)),
-            })
-        });
+        let endpoints = self.endpoints.iter().map(
+            |Endpoint {
+                 pod,
+                 ready,
+                 serving,
+                 terminating,
+             }| {
+                json!({
+                    "addresses": [pod.ip(family)],
+                    "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+                    "nodeName": format!("node-{}", char::from(b'a' + pod.node - 1)),
+                })
+            },
+        );
         let (suffix, address_type) = match family {
             Family::V4 => ("v4", "IPv4"),
             Family::V6 => ("v6", "IPv6"),

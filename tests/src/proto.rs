@@ -234,7 +234,12 @@ pub struct Load {
 impl Load {
     /// Two threads with 200 µs between questions.
     pub fn new(ask: Ask, expect: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { ask, workers: 2, expect: expect.into_iter().map(Into::into).collect(), pause_us: 200 }
+        Self {
+            ask,
+            workers: 2,
+            expect: expect.into_iter().map(Into::into).collect(),
+            pause_us: 200,
+        }
     }
 }
 
@@ -437,7 +442,14 @@ mod tests {
     #[test]
     fn percentile_is_the_nearest_rank() {
         let sorted: Vec<u64> = (1..=100).collect();
-        assert_eq!([percentile(&sorted, 50.0), percentile(&sorted, 99.0), percentile(&sorted, 100.0)], [50, 99, 100]);
+        assert_eq!(
+            [
+                percentile(&sorted, 50.0),
+                percentile(&sorted, 99.0),
+                percentile(&sorted, 100.0)
+            ],
+            [50, 99, 100]
+        );
         assert_eq!(percentile(&[], 50.0), 0);
         assert_eq!(percentile(&[7], 1.0), 7);
     }
@@ -445,8 +457,16 @@ mod tests {
     #[test]
     fn an_operation_survives_the_wire() {
         let ask = Ask::udp("[fd00::1]:53".parse().unwrap()).bytes(1, 2).unconnected();
-        let line = serde_json::to_string(&Request { id: 3, op: Operation::Ask(ask.clone()) }).unwrap();
-        let Request { id: 3, op: Operation::Ask(back) } = serde_json::from_str(&line).unwrap() else {
+        let line = serde_json::to_string(&Request {
+            id: 3,
+            op: Operation::Ask(ask.clone()),
+        })
+        .unwrap();
+        let Request {
+            id: 3,
+            op: Operation::Ask(back),
+        } = serde_json::from_str(&line).unwrap()
+        else {
             panic!("{line}")
         };
         assert_eq!(back, ask);

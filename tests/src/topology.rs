@@ -35,7 +35,7 @@ pub mod addr {
         Ipv6Addr::from(segments).into()
     }
 
-    /// 10.1.NODE.N or fd00:10:1:NODE::N (NODE in decimal digits; N in hexadecimal for IPv6).
+    /// 10.1.NODE.N or `fd00:10:1:NODE::N` (NODE in decimal digits; N in hexadecimal for IPv6).
     pub fn pod(family: Family, node: u8, n: u8) -> IpAddr {
         match family {
             Family::V4 => Ipv4Addr::new(10, 1, node, n).into(),
@@ -219,7 +219,10 @@ impl Topology {
     /// # Panics
     /// If there is none.
     pub fn node(&self, name: &str) -> &Node {
-        self.nodes.iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name} was built"))
+        self.nodes
+            .iter()
+            .find(|node| node.name == name)
+            .unwrap_or_else(|| panic!("no node {name} was built"))
     }
 
     /// The pod of that name.
@@ -227,7 +230,9 @@ impl Topology {
     /// # Panics
     /// If there is none.
     pub fn pod(&self, name: &str) -> &Pod {
-        self.pods().find(|pod| pod.name == name).unwrap_or_else(|| panic!("no pod {name} was built"))
+        self.pods()
+            .find(|pod| pod.name == name)
+            .unwrap_or_else(|| panic!("no pod {name} was built"))
     }
 
     /// All pods of all nodes.
@@ -237,9 +242,10 @@ impl Topology {
 
     /// Every host, whatever its role.
     pub fn actors(&self) -> impl Iterator<Item = &Actor> {
-        let inside = self.nodes.iter().flat_map(|node| {
-            std::iter::once(&node.actor).chain(node.pods.iter().map(|pod| &pod.actor))
-        });
+        let inside = self
+            .nodes
+            .iter()
+            .flat_map(|node| std::iter::once(&node.actor).chain(node.pods.iter().map(|pod| &pod.actor)));
         [&self.outside, &self.router].into_iter().chain(inside)
     }
 
@@ -307,13 +313,22 @@ impl Topology {
     fn wire(&self) -> Result<()> {
         let mut lines = String::new();
         let (router, outside) = (self.router.pid(), self.outside.pid());
-        writeln!(lines, "link add outside netns {router} type veth peer name eth0 netns {outside}")?;
+        writeln!(
+            lines,
+            "link add outside netns {router} type veth peer name eth0 netns {outside}"
+        )?;
         for Node { name, actor, pods, .. } in &self.nodes {
             let node = actor.pid();
-            writeln!(lines, "link add {name} netns {router} type veth peer name eth0 netns {node}")?;
+            writeln!(
+                lines,
+                "link add {name} netns {router} type veth peer name eth0 netns {node}"
+            )?;
             for pod in pods {
                 let (link, pid) = (pod.link(), pod.actor.pid());
-                writeln!(lines, "link add {link} address {GATEWAY_MAC} netns {node} type veth peer name eth0 netns {pid}")?;
+                writeln!(
+                    lines,
+                    "link add {link} address {GATEWAY_MAC} netns {node} type veth peer name eth0 netns {pid}"
+                )?;
             }
         }
         let mut child = Command::new(ip_program())
@@ -323,7 +338,12 @@ impl Topology {
             .stderr(Stdio::piped())
             .spawn()
             .context("run ip: install iproute2")?;
-        child.stdin.take().context("no standard input")?.write_all(lines.as_bytes()).context("write to ip")?;
+        child
+            .stdin
+            .take()
+            .context("no standard input")?
+            .write_all(lines.as_bytes())
+            .context("write to ip")?;
         let output = child.wait_with_output()?;
         let output = Output {
             code: output.status.code(),
@@ -335,7 +355,8 @@ impl Topology {
 
     /// Addresses and routes, in all namespaces at the same time.
     fn configure(&self) -> Result<()> {
-        let mut work: Vec<(&Actor, String)> = vec![(&self.outside, outside_lines()), (&self.router, self.router_lines())];
+        let mut work: Vec<(&Actor, String)> =
+            vec![(&self.outside, outside_lines()), (&self.router, self.router_lines())];
         for node in &self.nodes {
             work.push((&node.actor, self.node_lines(node)));
             work.extend(node.pods.iter().map(|pod| (&pod.actor, pod_lines(pod))));
@@ -345,12 +366,18 @@ impl Topology {
             .map(|actor| {
                 let on = |path: &str| (path.to_string(), "1".to_string());
                 let settings = vec![on("net/ipv4/ip_forward"), on("net/ipv6/conf/all/forwarding")];
-                actor.begin(Operation::Sysctl { settings, optional: false })
+                actor.begin(Operation::Sysctl {
+                    settings,
+                    optional: false,
+                })
             })
             .collect::<Result<_>>()?;
         // Forwarding first: turning it on drops IPv6 routes learnt from routers and resets some link settings.
         forwarding.into_iter().try_for_each(Pending::wait::<()>)?;
-        let running: Vec<Pending> = work.iter().map(|(actor, lines)| actor.begin_ip(lines)).collect::<Result<_>>()?;
+        let running: Vec<Pending> = work
+            .iter()
+            .map(|(actor, lines)| actor.begin_ip(lines))
+            .collect::<Result<_>>()?;
         for (pending, (actor, lines)) in running.into_iter().zip(&work) {
             ip_outcome(actor.name(), lines, &pending.wait()?)?;
         }
@@ -468,19 +495,47 @@ impl StartingNode {
             Ok((pod.clone(), *n, Actor::start(pod, Some(&own), None)?))
         });
         let pods = pods.collect::<Result<_>>()?;
-        Ok(Self { name: name.to_string(), number, cgroup, dir, actor, pods })
+        Ok(Self {
+            name: name.to_string(),
+            number,
+            cgroup,
+            dir,
+            actor,
+            pods,
+        })
     }
 
     fn ready(self) -> Result<Node> {
-        let Self { name, number, cgroup, dir, actor, pods } = self;
+        let Self {
+            name,
+            number,
+            cgroup,
+            dir,
+            actor,
+            pods,
+        } = self;
         let pods = pods.into_iter().map(|(name, pod, starting)| {
-            Ok(Pod { name, node: number, number: pod, actor: starting.ready()? })
+            Ok(Pod {
+                name,
+                node: number,
+                number: pod,
+                actor: starting.ready()?,
+            })
         });
         let pods = pods.collect::<Result<_>>()?;
-        Ok(Node { name, number, actor: actor.ready()?, cgroup, dir, pods })
+        Ok(Node {
+            name,
+            number,
+            actor: actor.ready()?,
+            cgroup,
+            dir,
+            pods,
+        })
     }
 }
 
 fn make_dirs(paths: &[&Path]) -> Result<()> {
-    paths.iter().try_for_each(|path| std::fs::create_dir(path).with_context(|| format!("make {}", path.display())))
+    paths
+        .iter()
+        .try_for_each(|path| std::fs::create_dir(path).with_context(|| format!("make {}", path.display())))
 }

@@ -27,7 +27,11 @@ struct Trouble {
 
 impl Trouble {
     fn new(kind: Failure, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), path_mtu: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            path_mtu: None,
+        }
     }
 
     fn io(during: &'static str) -> impl Fn(io::Error) -> Self {
@@ -64,10 +68,16 @@ pub(super) fn ask(ask: &Ask) -> Result<Answer, AskError> {
 fn timed(run: impl FnOnce() -> Result<Answer, Trouble>) -> Result<Answer, AskError> {
     let begun = Instant::now();
     match run() {
-        Ok(answer) => Ok(Answer { total_us: begun.elapsed().as_micros() as u64, ..answer }),
-        Err(Trouble { kind, detail, path_mtu }) => {
-            Err(AskError { kind, detail, path_mtu, after_us: begun.elapsed().as_micros() as u64 })
-        }
+        Ok(answer) => Ok(Answer {
+            total_us: begun.elapsed().as_micros() as u64,
+            ..answer
+        }),
+        Err(Trouble { kind, detail, path_mtu }) => Err(AskError {
+            kind,
+            detail,
+            path_mtu,
+            after_us: begun.elapsed().as_micros() as u64,
+        }),
     }
 }
 
@@ -88,15 +98,24 @@ struct Open {
 impl Open {
     fn connect(ask: &Ask) -> Result<(Self, u64), Trouble> {
         let datagram = ask.transport == Transport::Udp;
-        let (kind, protocol) =
-            if datagram { (Type::DGRAM, Protocol::UDP) } else { (Type::STREAM, Protocol::TCP) };
+        let (kind, protocol) = if datagram {
+            (Type::DGRAM, Protocol::UDP)
+        } else {
+            (Type::STREAM, Protocol::TCP)
+        };
         let socket = Socket::new(Domain::for_address(ask.dst), kind, Some(protocol)).map_err(Trouble::io("socket"))?;
         let timeout = Duration::from_millis(ask.timeout_ms.max(1));
-        socket.set_read_timeout(Some(timeout)).map_err(Trouble::io("set timeout"))?;
-        socket.set_write_timeout(Some(timeout)).map_err(Trouble::io("set timeout"))?;
+        socket
+            .set_read_timeout(Some(timeout))
+            .map_err(Trouble::io("set timeout"))?;
+        socket
+            .set_write_timeout(Some(timeout))
+            .map_err(Trouble::io("set timeout"))?;
         if let Some(bind) = ask.bind {
             // Lets a test use one client tuple towards several frontends.
-            socket.set_reuse_address(true).map_err(Trouble::io("set SO_REUSEADDR"))?;
+            socket
+                .set_reuse_address(true)
+                .map_err(Trouble::io("set SO_REUSEADDR"))?;
             socket.bind(&bind.into()).map_err(Trouble::io("bind"))?;
         }
         if ask.dont_fragment {
@@ -108,26 +127,55 @@ impl Open {
                 socket.connect(&ask.dst.into()).map_err(Trouble::io("connect"))?;
             }
         } else {
-            socket.connect_timeout(&ask.dst.into(), timeout).map_err(Trouble::io("connect"))?;
+            socket
+                .connect_timeout(&ask.dst.into(), timeout)
+                .map_err(Trouble::io("connect"))?;
             socket.set_tcp_nodelay(true).map_err(Trouble::io("set TCP_NODELAY"))?;
         }
-        let connect_us = if datagram && !ask.connected { 0 } else { begun.elapsed().as_micros() as u64 };
+        let connect_us = if datagram && !ask.connected {
+            0
+        } else {
+            begun.elapsed().as_micros() as u64
+        };
         let stream = match ask.transport {
             Transport::Tcp => Stream::Tcp(BufReader::new(socket.into())),
             Transport::Http => Stream::Http(BufReader::new(socket.into())),
             Transport::Udp => Stream::Udp(socket.into()),
         };
         let connected = ask.connected || !datagram;
-        Ok((Self { stream, dst: ask.dst, connected, dont_fragment: ask.dont_fragment, timeout }, connect_us))
+        Ok((
+            Self {
+                stream,
+                dst: ask.dst,
+                connected,
+                dont_fragment: ask.dont_fragment,
+                timeout,
+            },
+            connect_us,
+        ))
     }
 
     fn exchange(&mut self, send: usize, reply: usize) -> Result<Answer, Trouble> {
         let nonce = NONCE.fetch_add(1, Ordering::Relaxed);
         match &mut self.stream {
-            Stream::Tcp(stream) => tcp(stream, Question { body: send, reply, nonce }),
+            Stream::Tcp(stream) => tcp(
+                stream,
+                Question {
+                    body: send,
+                    reply,
+                    nonce,
+                },
+            ),
             Stream::Http(stream) => http(stream, self.dst),
             Stream::Udp(socket) => {
-                let outcome = udp(socket, Question { body: 0, reply, nonce }, send, self.dst, self.connected, self.timeout);
+                let outcome = udp(
+                    socket,
+                    Question { body: 0, reply, nonce },
+                    send,
+                    self.dst,
+                    self.connected,
+                    self.timeout,
+                );
                 outcome.map_err(|mut trouble| {
                     if self.dont_fragment {
                         trouble.path_mtu = error_queue_mtu(socket).or_else(|| path_mtu(socket, self.dst.is_ipv6()));
@@ -163,7 +211,10 @@ fn tcp(stream: &mut BufReader<TcpStream>, question: Question) -> Result<Answer, 
     stream.get_mut().write_all(&bytes).map_err(Trouble::io("send"))?;
     let mut text = String::new();
     if stream.read_line(&mut text).map_err(Trouble::io("receive"))? == 0 {
-        return Err(Trouble::new(Failure::ConnectionReset, "the server closed the connection"));
+        return Err(Trouble::new(
+            Failure::ConnectionReset,
+            "the server closed the connection",
+        ));
     }
     let line: ServerLine = serde_json::from_str(&text).map_err(|error| garbled(format!("{error}: {text}")))?;
     let body = io::copy(&mut stream.by_ref().take(line.body as u64), &mut io::sink());
@@ -190,11 +241,25 @@ fn http(stream: &mut BufReader<TcpStream>, dst: SocketAddr) -> Result<Answer, Tr
     let socket = stream.get_ref();
     let local = socket.local_addr().map_err(Trouble::io("getsockname"))?;
     let peer = socket.peer_addr().map_err(Trouble::io("getpeername"))?;
-    let line = ServerLine { name: body.name, peer: body.peer, body: 0, received: 0, nonce: 0 };
-    Ok(Answer { body: reply.body, ..answer(line, local, peer, path_mtu(socket, local.is_ipv6())) })
+    let line = ServerLine {
+        name: body.name,
+        peer: body.peer,
+        body: 0,
+        received: 0,
+        nonce: 0,
+    };
+    Ok(Answer {
+        body: reply.body,
+        ..answer(line, local, peer, path_mtu(socket, local.is_ipv6()))
+    })
 }
 
-fn http_exchange(stream: &mut BufReader<TcpStream>, host: SocketAddr, path: &str, close: bool) -> io::Result<HttpReply> {
+fn http_exchange(
+    stream: &mut BufReader<TcpStream>,
+    host: SocketAddr,
+    path: &str,
+    close: bool,
+) -> io::Result<HttpReply> {
     let connection = if close { "close" } else { "keep-alive" };
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n\r\n");
     stream.get_mut().write_all(head.as_bytes())?;
@@ -235,7 +300,10 @@ fn http_exchange(stream: &mut BufReader<TcpStream>, host: SocketAddr, path: &str
     } else {
         stream.read_to_end(&mut body)?;
     }
-    Ok(HttpReply { status: status.unwrap_or(0), body: String::from_utf8_lossy(&body).into_owned() })
+    Ok(HttpReply {
+        status: status.unwrap_or(0),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
 }
 
 /// `GET path` on a connection of its own.
@@ -258,34 +326,58 @@ fn udp(
     let mut bytes = serde_json::to_vec(&question).map_err(|error| garbled(error.to_string()))?;
     bytes.push(b'\n');
     bytes.resize(bytes.len().max(size), b'.');
-    let sent = if connected { socket.send(&bytes) } else { socket.send_to(&bytes, dst) };
+    let sent = if connected {
+        socket.send(&bytes)
+    } else {
+        socket.send_to(&bytes, dst)
+    };
     sent.map_err(Trouble::io("send"))?;
     let mut buffer = vec![0; 1 << 16];
     let deadline = Instant::now() + timeout;
     loop {
         let (received, source) = socket.recv_from(&mut buffer).map_err(Trouble::io("receive"))?;
-        let text = buffer[..received].split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let text = buffer[..received]
+            .split(|&byte| byte == b'\n')
+            .next()
+            .unwrap_or_default();
         let line: ServerLine = serde_json::from_slice(text).map_err(|error| garbled(error.to_string()))?;
         if line.nonce != question.nonce {
             // The late answer to an earlier question on this socket.
             if Instant::now() > deadline {
-                return Err(Trouble::new(Failure::TimedOut, "only answers to earlier questions came"));
+                return Err(Trouble::new(
+                    Failure::TimedOut,
+                    "only answers to earlier questions came",
+                ));
             }
             continue;
         }
         let least = text.len() + 1;
         if line.received != bytes.len() || received != least.max(question.reply) {
-            return Err(garbled(format!("sent {} bytes, got {received} bytes: {line:?}", bytes.len())));
+            return Err(garbled(format!(
+                "sent {} bytes, got {received} bytes: {line:?}",
+                bytes.len()
+            )));
         }
         // On a connected socket recvmsg says the address that the kernel saw; getpeername is what the application asked.
-        let peer = if connected { socket.peer_addr().map_err(Trouble::io("getpeername"))? } else { source };
+        let peer = if connected {
+            socket.peer_addr().map_err(Trouble::io("getpeername"))?
+        } else {
+            source
+        };
         for (what, addr) in [("the answer came from", source), ("getpeername says", peer)] {
             if (addr.ip(), addr.port()) != (dst.ip(), dst.port()) {
-                return Err(Trouble::new(Failure::WrongSource, format!("asked {dst}, {what} {addr}")));
+                return Err(Trouble::new(
+                    Failure::WrongSource,
+                    format!("asked {dst}, {what} {addr}"),
+                ));
             }
         }
         let local = socket.local_addr().map_err(Trouble::io("getsockname"))?;
-        let mtu = if connected { path_mtu(socket, dst.is_ipv6()) } else { None };
+        let mtu = if connected {
+            path_mtu(socket, dst.is_ipv6())
+        } else {
+            None
+        };
         return Ok(answer(line, local, peer, mtu));
     }
 }
@@ -294,12 +386,21 @@ fn set_option(fd: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Resul
     let pointer = (&raw const value).cast();
     // SAFETY: `pointer` is valid for the size of an int for the duration of the call; `fd` is open.
     let code = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, pointer, size_of::<i32>() as u32) };
-    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn dont_fragment(socket: &Socket, v6: bool) -> io::Result<()> {
     if v6 {
-        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+        set_option(
+            socket,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+        )?;
         set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
     } else {
         set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
@@ -309,8 +410,11 @@ fn dont_fragment(socket: &Socket, v6: bool) -> io::Result<()> {
 
 /// `IP_MTU` of a connected socket: what the kernel believes of the path, bytes.
 fn path_mtu(fd: &impl AsRawFd, v6: bool) -> Option<u32> {
-    let (level, name) =
-        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
+    let (level, name) = if v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU)
+    };
     let (mut value, mut length) = (0i32, size_of::<i32>() as u32);
     // SAFETY: both pointers are valid for writes of the sizes given, for the duration of the call; `fd` is open.
     let code = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
@@ -362,12 +466,18 @@ impl Kept {
     }
 
     pub(super) fn exchange(&self, id: u64, send: usize, reply: usize) -> Result<Result<Answer, AskError>, String> {
-        let socket = lock(&self.open).get(&id).cloned().ok_or_else(|| format!("no connection {id} is open here"))?;
+        let socket = lock(&self.open)
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| format!("no connection {id} is open here"))?;
         let mut socket = lock(&socket);
         Ok(timed(|| socket.exchange(send, reply)))
     }
 
     pub(super) fn close(&self, id: u64) -> Result<(), String> {
-        lock(&self.open).remove(&id).map(drop).ok_or_else(|| format!("no connection {id} is open here"))
+        lock(&self.open)
+            .remove(&id)
+            .map(drop)
+            .ok_or_else(|| format!("no connection {id} is open here"))
     }
 }

@@ -42,35 +42,50 @@ impl Children {
                 let _ = job.reply.send(job.command.spawn());
             }
         });
-        Self { spawner, running: Mutex::default() }
+        Self {
+            spawner,
+            running: Mutex::default(),
+        }
     }
 
     pub(super) fn spawn(
         &self,
-        program: String,
+        program: &str,
         args: Vec<String>,
         env: Vec<(String, String)>,
-        log: String,
+        log: &str,
     ) -> Result<i32, String> {
-        let open = || OpenOptions::new().create(true).append(true).open(&log);
+        let open = || OpenOptions::new().create(true).append(true).open(log);
         let failed = |error: io::Error| format!("log to {log}: {error}");
         let out = open().map_err(failed)?;
         let err = out.try_clone().map_err(failed)?;
-        let mut command = Command::new(&program);
-        command.args(args).envs(env).stdin(Stdio::null()).stdout(out).stderr(err);
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .envs(env)
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err);
         let parent = getpid();
         // SAFETY: only async-signal-safe system calls (prctl, getppid) between fork and exec.
         unsafe {
             command.pre_exec(move || {
                 set_pdeathsig(Signal::SIGKILL)?;
                 // The actor may have ended between fork and prctl.
-                if getppid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+                if getppid() == parent {
+                    Ok(())
+                } else {
+                    Err(io::Error::from_raw_os_error(libc::ESRCH))
+                }
             });
         }
         let (reply, answer) = mpsc::channel();
         let gone = "the spawning thread has ended".to_string();
         self.spawner.send(Job { command, reply }).map_err(|_| gone.clone())?;
-        let mut child = answer.recv().map_err(|_| gone)?.map_err(|error| format!("start {program}: {error}"))?;
+        let mut child = answer
+            .recv()
+            .map_err(|_| gone)?
+            .map_err(|error| format!("start {program}: {error}"))?;
         let pid = child.id() as i32;
         let exit = Exit::default();
         lock(&self.running).insert(pid, Arc::clone(&exit));
@@ -83,7 +98,10 @@ impl Children {
     }
 
     fn get(&self, pid: i32) -> Result<Exit, String> {
-        lock(&self.running).get(&pid).cloned().ok_or_else(|| format!("no program with pid {pid} was started here"))
+        lock(&self.running)
+            .get(&pid)
+            .cloned()
+            .ok_or_else(|| format!("no program with pid {pid} was started here"))
     }
 
     pub(super) fn exited(&self, pid: i32) -> Result<Option<Option<i32>>, String> {

@@ -17,7 +17,11 @@ const MAX_LATENCIES: usize = 100_000;
 
 fn latency_us(transport: Transport, answer: &Answer) -> u64 {
     // Connecting a UDP socket sends nothing.
-    if transport == Transport::Udp { answer.total_us } else { answer.connect_us }
+    if transport == Transport::Udp {
+        answer.total_us
+    } else {
+        answer.connect_us
+    }
 }
 
 pub(super) fn ask_many(question: &Ask, count: usize, concurrency: usize) -> Histogram {
@@ -80,7 +84,9 @@ impl Loads {
     }
 
     pub(super) fn stop(&self, id: u64) -> Result<Tally, String> {
-        let running = lock(&self.running).remove(&id).ok_or_else(|| format!("no load {id} runs here"))?;
+        let running = lock(&self.running)
+            .remove(&id)
+            .ok_or_else(|| format!("no load {id} runs here"))?;
         running.stop.store(true, Ordering::SeqCst);
         for thread in running.threads {
             thread.join().map_err(|_| "a thread of the load panicked".to_string())?;

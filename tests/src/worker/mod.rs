@@ -94,23 +94,38 @@ fn json<T: Serialize>(value: T) -> Result<Value, String> {
 impl Worker {
     fn perform(&self, op: Operation) -> Result<Value, String> {
         match op {
-            Operation::Serve { transport, listen, name } => {
+            Operation::Serve {
+                transport,
+                listen,
+                name,
+            } => {
                 let serving = self.servers.start(transport, listen, name);
                 json(serving.map_err(|error| format!("serve {transport} on {listen}: {error}"))?)
             }
             Operation::StopServing(id) => json(self.servers.stop(id)?),
             Operation::Ask(ask) => json(ask::ask(&ask)),
-            Operation::AskMany { ask, count, concurrency } => json(load::ask_many(&ask, count, concurrency)),
+            Operation::AskMany {
+                ask,
+                count,
+                concurrency,
+            } => json(load::ask_many(&ask, count, concurrency)),
             Operation::Open(ask) => json(self.kept.open(&ask)),
-            Operation::Exchange { conn, send_bytes, reply_bytes } => {
-                json(self.kept.exchange(conn, send_bytes, reply_bytes)?)
-            }
+            Operation::Exchange {
+                conn,
+                send_bytes,
+                reply_bytes,
+            } => json(self.kept.exchange(conn, send_bytes, reply_bytes)?),
             Operation::Close(conn) => json(self.kept.close(conn)?),
             Operation::LoadStart(load) => json(self.loads.start(&load)),
             Operation::LoadPeek(id) => json(self.loads.peek(id)?),
             Operation::LoadStop(id) => json(self.loads.stop(id)?),
             Operation::Run { program, args, stdin } => json(run_program(&program, &args, &stdin)?),
-            Operation::Spawn { program, args, env, log } => json(self.children.spawn(program, args, env, log)?),
+            Operation::Spawn {
+                program,
+                args,
+                env,
+                log,
+            } => json(self.children.spawn(&program, args, env, &log)?),
             Operation::Kill { pid, signal, grace_ms } => json(self.children.kill(pid, signal, grace_ms)?),
             Operation::Exited(pid) => json(self.children.exited(pid)?),
             Operation::HttpGet { addr, path, timeout_ms } => {

@@ -12,7 +12,8 @@ use std::{fs, path::Path};
 /// Must run before any thread is started: namespaces are per thread.
 pub(super) fn enter(cgroup: Option<&str>, mounts: Option<&str>) -> Result<(), String> {
     if let Some(cgroup) = cgroup {
-        fs::write(Path::new(cgroup).join("cgroup.procs"), "0").map_err(|error| format!("enter cgroup {cgroup}: {error}"))?;
+        fs::write(Path::new(cgroup).join("cgroup.procs"), "0")
+            .map_err(|error| format!("enter cgroup {cgroup}: {error}"))?;
     }
     let mut flags = CloneFlags::CLONE_NEWNET;
     flags.set(CloneFlags::CLONE_NEWNS, mounts.is_some());

@@ -46,7 +46,10 @@ impl Servers {
             socket.set_reuse_address(true)?;
         }
         socket.bind(&listen.into())?;
-        let server = Arc::new(Server { socket: Mutex::new(Some(socket.try_clone()?)), ..Server::default() });
+        let server = Arc::new(Server {
+            socket: Mutex::new(Some(socket.try_clone()?)),
+            ..Server::default()
+        });
         let addr = socket.local_addr()?.as_socket().unwrap_or(listen);
         let running = Arc::clone(&server);
         if kind == Type::DGRAM {
@@ -61,7 +64,9 @@ impl Servers {
     }
 
     pub(super) fn stop(&self, id: u64) -> Result<(), String> {
-        let server = lock(&self.running).remove(&id).ok_or_else(|| format!("no server {id} runs here"))?;
+        let server = lock(&self.running)
+            .remove(&id)
+            .ok_or_else(|| format!("no server {id} runs here"))?;
         server.stopped.store(true, Ordering::SeqCst);
         if let Some(socket) = lock(&server.socket).take() {
             // Wakes the thread in accept or recv; an unconnected UDP socket says ENOTCONN and wakes all the same.
@@ -110,8 +115,13 @@ fn conversation(stream: TcpStream, peer: SocketAddr, name: &str) -> io::Result<(
             return Err(io::Error::other("body too large"));
         }
         let received = io::copy(&mut reader.by_ref().take(question.body as u64), &mut io::sink())? as usize;
-        let answer =
-            ServerLine { name: name.to_string(), peer, body: question.reply, received, nonce: question.nonce };
+        let answer = ServerLine {
+            name: name.to_string(),
+            peer,
+            body: question.reply,
+            received,
+            nonce: question.nonce,
+        };
         let mut bytes = serde_json::to_vec(&answer)?;
         bytes.push(b'\n');
         bytes.resize(bytes.len() + question.reply, b'.');
@@ -158,10 +168,23 @@ fn datagrams(server: &Server, socket: &UdpSocket, name: &str) {
         }
         // An error here is an ICMP error about an earlier answer.
         let Ok((received, peer)) = received else { continue };
-        let line = buffer[..received].split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let Ok(question) = serde_json::from_slice::<Question>(line) else { continue };
-        let answer = ServerLine { name: name.to_string(), peer, body: 0, received, nonce: question.nonce };
-        let Ok(mut bytes) = serde_json::to_vec(&answer) else { continue };
+        let line = buffer[..received]
+            .split(|&byte| byte == b'\n')
+            .next()
+            .unwrap_or_default();
+        let Ok(question) = serde_json::from_slice::<Question>(line) else {
+            continue;
+        };
+        let answer = ServerLine {
+            name: name.to_string(),
+            peer,
+            body: 0,
+            received,
+            nonce: question.nonce,
+        };
+        let Ok(mut bytes) = serde_json::to_vec(&answer) else {
+            continue;
+        };
         bytes.push(b'\n');
         bytes.resize(bytes.len().max(question.reply.min(65_000)), b'.');
         let _ = socket.send_to(&bytes, peer);

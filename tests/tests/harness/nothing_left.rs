@@ -33,7 +33,9 @@ fn traces(pid: u32) -> BTreeSet<String> {
 fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A zombie holds no namespace.
-    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 /// Waits for a state of the system that no event tells, with a deadline far beyond what it takes.
@@ -46,31 +48,47 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn namespaces(topology: &Topology) -> BTreeSet<String> {
-    let of = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap().display().to_string();
+    let of = |pid: u32| {
+        fs::read_link(format!("/proc/{pid}/ns/net"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
     topology.actors().map(|actor| of(actor.pid())).collect()
 }
 
 /// Network namespaces that any process is in or holds open.
 fn all_namespaces() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for process in fs::read_dir("/proc").unwrap().flatten().filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()) {
+    for process in fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
+    {
         let link = |path: &Path| fs::read_link(path).ok().map(|target| target.display().to_string());
         found.extend(link(&process.path().join("ns/net")));
-        let Ok(open) = fs::read_dir(process.path().join("fd")) else { continue };
-        found.extend(open.flatten().filter_map(|fd| link(&fd.path())).filter(|target| target.starts_with("net:")));
+        let Ok(open) = fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        found.extend(
+            open.flatten()
+                .filter_map(|fd| link(&fd.path()))
+                .filter(|target| target.starts_with("net:")),
+        );
     }
     found
 }
 
 fn links() -> String {
-    fs::read_dir("/sys/class/net").unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).fold(
-        String::new(),
-        |mut all, name| {
+    fs::read_dir("/sys/class/net")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .fold(String::new(), |mut all, name| {
             // Other tests' links never show here either.
             all += &name;
             all
-        },
-    )
+        })
 }
 
 #[test]
@@ -88,16 +106,26 @@ fn nothing_is_left_after_a_drop() {
     assert!(pids.into_iter().all(|pid| !alive(pid)));
     assert!(places.iter().all(|place| !place.exists()));
     assert!(made.is_disjoint(&all_namespaces()));
-    assert_eq!((links(), fs::read_to_string("/proc/self/mountinfo").unwrap()), (before, mounts));
+    assert_eq!(
+        (links(), fs::read_to_string("/proc/self/mountinfo").unwrap()),
+        (before, mounts)
+    );
 }
 
 #[test]
 fn nothing_is_left_after_a_panic() {
     let outcome = std::panic::catch_unwind(|| {
         let topology = Topology::standard(1, 1).unwrap();
-        std::panic::panic_any((topology.scratch().dir.clone(), topology.scratch().cgroup.clone(), topology.outside().pid()));
+        std::panic::panic_any((
+            topology.scratch().dir.clone(),
+            topology.scratch().cgroup.clone(),
+            topology.outside().pid(),
+        ));
     });
-    let (dir, cgroup, pid) = *outcome.unwrap_err().downcast::<(std::path::PathBuf, std::path::PathBuf, u32)>().unwrap();
+    let (dir, cgroup, pid) = *outcome
+        .unwrap_err()
+        .downcast::<(std::path::PathBuf, std::path::PathBuf, u32)>()
+        .unwrap();
     assert!(!dir.exists() && !cgroup.exists() && !alive(pid));
 }
 
@@ -112,7 +140,9 @@ fn nothing_is_left_after_a_kill() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(victim.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     let line = lines.find(|line| line.contains("built ")).unwrap();
     let (_, made) = line.split_once("built ").unwrap();
     let made: BTreeSet<String> = made.split(' ').map(str::to_string).collect();
@@ -120,8 +150,12 @@ fn nothing_is_left_after_a_kill() {
     assert_eq!(traces(victim.id()).len(), 2, "a directory and a cgroup");
     victim.kill().unwrap();
     victim.wait().unwrap();
-    eventually("the actors end with their pipes", || made.is_disjoint(&all_namespaces()));
-    eventually("the reaper removes directories and cgroups", || traces(victim.id()).is_empty());
+    eventually("the actors end with their pipes", || {
+        made.is_disjoint(&all_namespaces())
+    });
+    eventually("the reaper removes directories and cgroups", || {
+        traces(victim.id()).is_empty()
+    });
 }
 
 fn be_the_victim() -> ! {

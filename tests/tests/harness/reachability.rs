@@ -12,9 +12,18 @@ enum Zone {
 }
 
 fn hosts(topology: &Topology) -> Vec<(&Actor, Zone, [std::net::IpAddr; 2])> {
-    let outside = (topology.outside(), Zone::Outside, addr::FAMILIES.map(|family| addr::outside(family, 0)));
-    let nodes = topology.nodes().iter().map(|node| (&node.actor, Zone::Node, addr::FAMILIES.map(|f| node.ip(f))));
-    let pods = topology.pods().map(|pod| (&pod.actor, Zone::Pod, addr::FAMILIES.map(|f| pod.ip(f))));
+    let outside = (
+        topology.outside(),
+        Zone::Outside,
+        addr::FAMILIES.map(|family| addr::outside(family, 0)),
+    );
+    let nodes = topology
+        .nodes()
+        .iter()
+        .map(|node| (&node.actor, Zone::Node, addr::FAMILIES.map(|f| node.ip(f))));
+    let pods = topology
+        .pods()
+        .map(|pod| (&pod.actor, Zone::Pod, addr::FAMILIES.map(|f| pod.ip(f))));
     std::iter::once(outside).chain(nodes).chain(pods).collect()
 }
 
@@ -64,7 +73,10 @@ fn pods_are_not_reached_from_outside() {
         // TCP and plain UDP take "no route" for a passing trouble; only a socket with an error queue is told.
         let ask = Ask::udp(dst).dont_fragment().timeout(Duration::from_secs(1));
         let error = topology.outside().ask(&ask).unwrap_err();
-        assert!(matches!(error.kind, Failure::NetworkUnreachable | Failure::HostUnreachable), "{family:?}: {error}");
+        assert!(
+            matches!(error.kind, Failure::NetworkUnreachable | Failure::HostUnreachable),
+            "{family:?}: {error}"
+        );
     }
 }
 
@@ -78,7 +90,10 @@ fn virtual_addresses_are_routed_to_the_chosen_node() {
                 let nodad = if ip.is_ipv6() { "nodad" } else { "" };
                 node.actor.ip(&format!("addr add {ip} dev lo {nodad}")).unwrap();
                 let serving = node.actor.serve(Transport::Tcp, SocketAddr::new(ip, 80));
-                assert_eq!(topology.outside().ask(&Ask::tcp(serving.addr)).unwrap().served_by, node.name);
+                assert_eq!(
+                    topology.outside().ask(&Ask::tcp(serving.addr)).unwrap().served_by,
+                    node.name
+                );
             }
         }
     }
@@ -91,7 +106,10 @@ fn nodes_are_in_cgroups_of_their_own() {
         let members = |path: &std::path::Path| std::fs::read_to_string(path.join("cgroup.procs")).unwrap();
         assert_eq!(members(&node.cgroup).trim(), node.actor.pid().to_string());
         for pod in &node.pods {
-            assert_eq!(members(&node.cgroup.join(&pod.name)).trim(), pod.actor.pid().to_string());
+            assert_eq!(
+                members(&node.cgroup.join(&pod.name)).trim(),
+                pod.actor.pid().to_string()
+            );
         }
     }
 }
@@ -101,11 +119,21 @@ fn nodes_see_their_own_links_and_bpffs() {
     let topology = Topology::standard(2, 1).unwrap();
     for (node, pod) in topology.nodes().iter().zip(["veth-a1", "veth-b1"]) {
         let listed = node.actor.run("ls", &["/sys/class/net"], "").unwrap();
-        assert!(listed.stdout.contains(pod) && listed.stdout.contains("eth0"), "{listed:?}");
+        assert!(
+            listed.stdout.contains(pod) && listed.stdout.contains("eth0"),
+            "{listed:?}"
+        );
         let pinned = node.actor.run("mkdir", &["/sys/fs/bpf/only-here"], "").unwrap();
-        assert_eq!(pinned.code, Some(0), "each node has an empty bpffs of its own: {pinned:?}");
+        assert_eq!(
+            pinned.code,
+            Some(0),
+            "each node has an empty bpffs of its own: {pinned:?}"
+        );
         let cgroup = node.cgroup.join("cgroup.procs");
-        assert_eq!(node.actor.run("cat", &[&cgroup.to_string_lossy()], "").unwrap().code, Some(0));
+        assert_eq!(
+            node.actor.run("cat", &[&cgroup.to_string_lossy()], "").unwrap().code,
+            Some(0)
+        );
     }
     assert!(!std::path::Path::new("/sys/fs/bpf/only-here").exists());
 }
