@@ -77,7 +77,8 @@ fn two_frontends_share_a_backend_and_a_client_tuple(mode: Mode) {
                 }
                 for (client, source, frontend) in clients {
                     let (one, two) = (frontend(family, 42), frontend(family, 43));
-                    for (port, (transport, ask)) in (20_001..).zip(questions(one)) {
+                    // Not by sendto: of two such sockets on one port the kernel feeds only the younger.
+                    for (port, (transport, ask)) in (20_001..).zip(questions(one)).take(2) {
                         let what = |dst| format!("{}:{port} → {dst} {transport}", client.name());
                         let ask = ask.from(source, port);
                         let first = client.open(&ask);
