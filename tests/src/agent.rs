@@ -218,17 +218,19 @@ impl<'t> Agent<'t> {
         serde_json::from_str(&reply.body).with_context(|| format!("GET {path}: {}", reply.body))
     }
 
+    /// Waits until `least` batches are in the kernel, and the first reading of all files is among them.
     fn wait_applied(&self, least: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let answer = self.get_status(&format!("/status?applied_at_least={least}"));
-            let applied = answer
-                .as_ref()
-                .ok()
-                .and_then(|status| status["applied_batches"].as_u64());
-            if let Some(applied) = applied.filter(|applied| *applied >= least) {
-                self.batches.set(applied);
-                return Ok(());
+            if let Ok(status) = &answer {
+                let applied = status["applied_batches"]
+                    .as_u64()
+                    .with_context(|| format!("/status has no number in the field applied_batches: {status}"))?;
+                if applied >= least && status["ready"] != false {
+                    self.batches.set(applied);
+                    return Ok(());
+                }
             }
             if let Some(pid) = self.pid.get()
                 && let Some(code) = self.node.actor.call::<Option<Option<i32>>>(Operation::Exited(pid))?
@@ -246,10 +248,8 @@ impl<'t> Agent<'t> {
                     self.log()
                 );
             }
-            if answer.is_err() {
-                // Not listening yet, and nothing tells when it will; the actor's processor time is not ours to burn.
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            // Not listening yet, or not ready: nothing tells when, and the processor is the agent's to use.
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

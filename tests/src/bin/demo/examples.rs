@@ -312,3 +312,31 @@ impl Examples {
 fn belongs(object: &Value, service: &str) -> bool {
     object["kind"] == "EndpointSlice" && object["metadata"]["labels"]["kubernetes.io/service-name"] == service
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_never_takes_the_last_endpoint() {
+        let examples = Examples::read(&default_folder().unwrap()).unwrap();
+        let service = examples.busiest().unwrap();
+        let mut seen = BTreeSet::new();
+        for step in 0..50 {
+            for (name, text) in examples.with_endpoints(service, step) {
+                let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+                let slices = objects.iter().filter(|object| belongs(object, service));
+                assert!(slices.clone().count() > 0 && slices.clone().all(|slice| !list(slice, "endpoints").is_empty()));
+                seen.insert((name, text));
+            }
+        }
+        assert!(seen.len() > 2, "endpoints change");
+    }
+
+    #[test]
+    fn addresses_say_where_a_pod_is() {
+        let places = ["10.1.2.3", "fd00:10:1:2::3", "10.2.0.1", "fd00::1"].map(|ip| place(ip.parse().unwrap()));
+        assert_eq!(places, [Some((2, 3)), Some((2, 3)), None, None]);
+        assert_eq!(pod_name((2, 3)), "b3");
+    }
+}

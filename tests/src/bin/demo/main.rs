@@ -22,7 +22,10 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCo
 /// manifests name (192.168.0.11, .12, …). Its pods are the endpoints in the manifests, and one more as a client. Load
 /// balancer and external addresses are routed to node-a.
 #[derive(Parser)]
-#[allow(clippy::doc_markdown, reason = "these words are the help text, where backticks would show")]
+#[allow(
+    clippy::doc_markdown,
+    reason = "these words are the help text, where backticks would show"
+)]
 #[command(
     name = "demo",
     after_help = "Examples:
