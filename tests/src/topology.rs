@@ -21,6 +21,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// The address plan. Nodes count from 1.
@@ -381,6 +382,41 @@ impl Topology {
         for (pending, (actor, lines)) in running.into_iter().zip(&work) {
             ip_outcome(actor.name(), lines, &pending.wait()?)?;
         }
+        self.settle()
+    }
+
+    /// Waits until every link can send. The kernel's link watch gives a link its queue only some time after both ends
+    /// are up, and what is sent before is lost: an ARP request costs a second, an ICMP error never comes.
+    fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut unsettled: Vec<(&Actor, String)> = vec![(&self.outside, show(["eth0"]))];
+        let ports = self.nodes.iter().map(|node| node.name.as_str());
+        unsettled.push((&self.router, show(ports.chain(["outside", "br0"]))));
+        for node in &self.nodes {
+            let links: Vec<String> = node.pods.iter().map(Pod::link).collect();
+            unsettled.push((&node.actor, show(links.iter().map(String::as_str).chain(["eth0"]))));
+            unsettled.extend(node.pods.iter().map(|pod| (&pod.actor, show(["eth0"]))));
+        }
+        while !unsettled.is_empty() {
+            // Asking for one link by name (not for all) makes newer kernels finish what they still have to do with it.
+            let asked: Vec<Pending> = unsettled
+                .iter()
+                .map(|(actor, lines)| actor.begin_ip(lines))
+                .collect::<Result<_>>()?;
+            let mut left = Vec::new();
+            for (pending, (actor, lines)) in asked.into_iter().zip(unsettled) {
+                let output: Output = pending.wait()?;
+                ip_outcome(actor.name(), &lines, &output)?;
+                let links = lines.lines().count();
+                if output.stdout.matches("state UP").count() < links || output.stdout.contains("qdisc noop ") {
+                    if Instant::now() > deadline {
+                        bail!("links of {} do not come up:\n{}", actor.name(), output.stdout);
+                    }
+                    left.push((actor, lines));
+                }
+            }
+            unsettled = left;
+        }
         Ok(())
     }
 
@@ -427,6 +463,13 @@ impl Topology {
         }
         lines
     }
+}
+
+fn show<'a>(links: impl IntoIterator<Item = &'a str>) -> String {
+    links
+        .into_iter()
+        .map(|link| format!("link show dev {link}\n"))
+        .collect()
 }
 
 fn outside_lines() -> String {
