@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use std::{
     fmt::Write as _,
     io::Write as _,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -385,39 +385,59 @@ impl Topology {
         self.settle()
     }
 
-    /// Waits until every link can send. The kernel's link watch gives a link its queue only some time after both ends
-    /// are up, and what is sent before is lost: an ARP request costs a second, an ICMP error never comes.
+    /// Waits until every link can send, and every address be found. The kernel's link watch gives a link its queue only
+    /// some time after both ends are up, and its address work listens for neighbour solicitations only some time after
+    /// an address is added. What comes before is lost: a solicitation costs a second, an ICMP error never comes.
     fn settle(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let mut unsettled: Vec<(&Actor, String)> = vec![(&self.outside, show(["eth0"]))];
-        let ports = self.nodes.iter().map(|node| node.name.as_str());
-        unsettled.push((&self.router, show(ports.chain(["outside", "br0"]))));
-        for node in &self.nodes {
-            let links: Vec<String> = node.pods.iter().map(Pod::link).collect();
-            unsettled.push((&node.actor, show(links.iter().map(String::as_str).chain(["eth0"]))));
-            unsettled.extend(node.pods.iter().map(|pod| (&pod.actor, show(["eth0"]))));
-        }
+        let mut unsettled = self.settled_states();
         while !unsettled.is_empty() {
-            // Asking for one link by name (not for all) makes newer kernels finish what they still have to do with it.
             let asked: Vec<Pending> = unsettled
                 .iter()
-                .map(|(actor, lines)| actor.begin_ip(lines))
+                .map(|state| state.actor.begin_ip(&state.question()))
                 .collect::<Result<_>>()?;
             let mut left = Vec::new();
-            for (pending, (actor, lines)) in asked.into_iter().zip(unsettled) {
+            for (pending, state) in asked.into_iter().zip(unsettled) {
                 let output: Output = pending.wait()?;
-                ip_outcome(actor.name(), &lines, &output)?;
-                let links = lines.lines().count();
-                if output.stdout.matches("state UP").count() < links || output.stdout.contains("qdisc noop ") {
+                ip_outcome(state.actor.name(), &state.question(), &output)?;
+                if !state.reached(&output.stdout) {
                     if Instant::now() > deadline {
-                        bail!("links of {} do not come up:\n{}", actor.name(), output.stdout);
+                        bail!("links of {} do not come up:\n{}", state.actor.name(), output.stdout);
                     }
-                    left.push((actor, lines));
+                    left.push(state);
                 }
             }
             unsettled = left;
         }
         Ok(())
+    }
+
+    fn settled_states(&self) -> Vec<Settled<'_>> {
+        let eth0 = || "eth0".to_string();
+        let one = Ipv6Addr::from_bits(1);
+        let outside = (0..4).map(|n| addr::outside(Family::V6, n));
+        let ports = self.nodes.iter().map(|node| node.name.clone());
+        let mut states = vec![
+            Settled::new(&self.outside, vec![eth0()], outside),
+            // Both its addresses end in 1.
+            Settled::new(
+                &self.router,
+                ports.chain(["outside".into(), "br0".into()]).collect(),
+                [one.into(), one.into()],
+            ),
+        ];
+        for node in &self.nodes {
+            let links = node.pods.iter().map(Pod::link).chain([eth0()]).collect();
+            // fe80::1 on each link to a pod.
+            let addresses = node.pods.iter().map(|_| one.into()).chain([node.ip(Family::V6)]);
+            states.push(Settled::new(&node.actor, links, addresses));
+            let pods = node
+                .pods
+                .iter()
+                .map(|pod| Settled::new(&pod.actor, vec![eth0()], [pod.ip(Family::V6)]));
+            states.extend(pods);
+        }
+        states
     }
 
     fn router_lines(&self) -> String {
@@ -465,11 +485,44 @@ impl Topology {
     }
 }
 
-fn show<'a>(links: impl IntoIterator<Item = &'a str>) -> String {
-    links
-        .into_iter()
-        .map(|link| format!("link show dev {link}\n"))
-        .collect()
+/// What a host must have reached before packets may be sent.
+struct Settled<'a> {
+    actor: &'a Actor,
+    /// Links that must be up.
+    links: Vec<String>,
+    /// Solicited-node multicast groups (RFC 4291, 2.7.1) of its IPv6 addresses, as often as it must be in each.
+    groups: Vec<String>,
+}
+
+impl<'a> Settled<'a> {
+    fn new(actor: &'a Actor, links: Vec<String>, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let group = |ip| match ip {
+            IpAddr::V6(ip) => {
+                let [.., high, low] = Ipv6Addr::segments(&ip);
+                Some(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low).to_string())
+            }
+            IpAddr::V4(_) => None,
+        };
+        Self {
+            actor,
+            links,
+            groups: addresses.into_iter().filter_map(group).collect(),
+        }
+    }
+
+    /// Asking for one link by name (not for all) makes newer kernels finish what they still have to do with it.
+    fn question(&self) -> String {
+        let links = self.links.iter().map(|link| format!("link show dev {link}\n"));
+        links.chain(["maddr show\n".to_string()]).collect()
+    }
+
+    fn reached(&self, answer: &str) -> bool {
+        let joined = |group: &str| answer.split_whitespace().filter(|word| *word == group).count();
+        let wanted = |group: &str| self.groups.iter().filter(|wanted| *wanted == group).count();
+        answer.matches("state UP").count() >= self.links.len()
+            && !answer.contains("qdisc noop ")
+            && self.groups.iter().all(|group| joined(group) >= wanted(group))
+    }
 }
 
 fn outside_lines() -> String {
