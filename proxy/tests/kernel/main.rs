@@ -18,6 +18,7 @@ fn open() -> EbpfDataplane {
         bpffs: None,
         cgroup: Some("/sys/fs/cgroup/unified".into()),
         node: Default::default(),
+        masquerade_all: false,
         log_level: 0,
     })
     .unwrap_or_else(|error| panic!("{error}\n{:?}", std::error::Error::source(&error)))
