@@ -1,6 +1,7 @@
 //! The programs in the real kernel, on packets in memory (`BPF_PROG_TEST_RUN`). Needs root.
 
 mod answer;
+mod memory;
 mod packet;
 mod rig;
 mod table;

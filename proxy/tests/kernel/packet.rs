@@ -38,13 +38,12 @@ pub(crate) struct Packet {
     pub(crate) body: Body,
 }
 
-/// Which part of a datagram a packet is.
+/// Which part of a datagram a packet is: bytes of what follows the IP header, from a multiple of 8 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) id: u32,
-    /// Units of 8 bytes.
-    pub(crate) offset: u16,
-    pub(crate) more: bool,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
 }
 
 /// What the IP packet carries.
@@ -71,7 +70,7 @@ pub(crate) enum Body {
         rest: [u8; 4],
         data: Vec<u8>,
     },
-    /// Anything else, or a piece of something: no checksum.
+    /// Anything else: no checksum.
     Raw { protocol: u8, data: Vec<u8> },
 }
 
@@ -144,6 +143,26 @@ impl Packet {
         Self::new(source, destination, body)
     }
 
+    /// An ICMP or ICMPv6 error.
+    pub(crate) fn error(from: IpAddr, to: IpAddr, [kind, code]: [u8; 2], rest: [u8; 4], quote: &[u8]) -> Self {
+        let body = Body::Icmp {
+            kind,
+            code,
+            rest,
+            data: quote.to_vec(),
+        };
+        Self::new(SocketAddr::new(from, 0), SocketAddr::new(to, 0), body)
+    }
+
+    /// The first packet of a flow: SYN, or a datagram.
+    pub(crate) fn first(protocol: u8, source: SocketAddr, destination: SocketAddr) -> Self {
+        if protocol == TCP {
+            Self::tcp(source, destination, SYN, b"")
+        } else {
+            Self::udp(source, destination, b"a question")
+        }
+    }
+
     /// The same between others.
     pub(crate) fn between(&self, source: SocketAddr, destination: SocketAddr) -> Self {
         Self {
@@ -170,23 +189,10 @@ impl Packet {
         }
     }
 
-    /// A piece of this datagram, without checksums of its own: `from..to` of what follows the IP header, bytes, `from` a
-    /// multiple of 8.
+    /// A piece of this datagram; `to` may lie past the end.
     pub(crate) fn cut(&self, id: u32, from: usize, to: usize) -> Self {
-        let protocol = self.protocol();
-        let whole = self.transport();
-        Self {
-            piece: Some(Piece {
-                id,
-                offset: (from / 8) as u16,
-                more: to < whole.len(),
-            }),
-            body: Body::Raw {
-                protocol,
-                data: whole[from..to.min(whole.len())].to_vec(),
-            },
-            ..self.clone()
-        }
+        let piece = Some(Piece { id, from, to });
+        Self { piece, ..self.clone() }
     }
 
     /// IANA number of the body.
@@ -263,14 +269,21 @@ impl Packet {
 
     /// IP header, transport header and data.
     pub(crate) fn ip(&self) -> Vec<u8> {
-        let transport = self.transport();
+        let whole = self.transport();
+        let piece = self
+            .piece
+            .map(|piece| (piece.id, (piece.from / 8) as u16, piece.to < whole.len()));
+        let transport = match self.piece {
+            Some(piece) => &whole[piece.from..piece.to.min(whole.len())],
+            None => &whole,
+        };
         let mut bytes = Vec::new();
         if self.source.is_ipv4() {
             let header = 20 + self.options.len();
             bytes.extend([0x40 | (header / 4) as u8, 0]);
             bytes.extend(((header + transport.len()) as u16).to_be_bytes());
-            let (id, field) = match self.piece {
-                Some(piece) => (piece.id as u16, piece.offset | if piece.more { 0x2000 } else { 0 }),
+            let (id, field) = match piece {
+                Some((id, offset, more)) => (id as u16, offset | if more { 0x2000 } else { 0 }),
                 None => (self.id, 0x4000),
             };
             bytes.extend(id.to_be_bytes());
@@ -283,11 +296,11 @@ impl Packet {
             bytes[10..12].copy_from_slice(&check);
         } else {
             let mut headers = self.extensions.clone();
-            if let Some(piece) = self.piece {
-                let field = piece.offset << 3 | u16::from(piece.more);
+            if let Some((id, offset, more)) = piece {
+                let field = offset << 3 | u16::from(more);
                 let mut header = vec![0, 0];
                 header.extend(field.to_be_bytes());
-                header.extend(piece.id.to_be_bytes());
+                header.extend(id.to_be_bytes());
                 headers.push((FRAGMENT, header));
             }
             let mut numbers: Vec<u8> = headers.iter().map(|(number, _)| *number).collect();
@@ -320,30 +333,50 @@ impl Packet {
     }
 }
 
-/// Source and destination of a frame with a 20- or 40-byte IP header and ports behind it.
+/// Source and destination of a frame that has ports; extension headers are skipped.
 pub(crate) fn tuple(frame: &[u8]) -> (SocketAddr, SocketAddr) {
-    let ports = |at: usize| {
-        let port = |at| u16::from_be_bytes([frame[at], frame[at + 1]]);
-        (port(at), port(at + 2))
-    };
-    let addr = |at: usize| -> (IpAddr, IpAddr) {
-        if frame[12..14] == [0x08, 0x00] {
-            let addr = |at: usize| <[u8; 4]>::try_from(&frame[at..at + 4]).unwrap().into();
-            (addr(at), addr(at + 4))
-        } else {
-            let addr = |at: usize| <[u8; 16]>::try_from(&frame[at..at + 16]).unwrap().into();
-            (addr(at), addr(at + 16))
-        }
-    };
-    let ((source, destination), (sport, dport)) = if frame[12..14] == [0x08, 0x00] {
-        (addr(26), ports(14 + usize::from(frame[14] & 0x0f) * 4))
+    let ip = &frame[14..];
+    let (source, destination, l4): (IpAddr, IpAddr, usize) = if ip[0] >> 4 == 4 {
+        let addr = |at: usize| <[u8; 4]>::try_from(&ip[at..at + 4]).unwrap().into();
+        (addr(12), addr(16), usize::from(ip[0] & 0x0f) * 4)
     } else {
-        (addr(22), ports(54))
+        let addr = |at: usize| <[u8; 16]>::try_from(&ip[at..at + 16]).unwrap().into();
+        let (mut next, mut at) = (ip[6], 40);
+        while !matches!(next, TCP | UDP) {
+            let length = if next == FRAGMENT { 0 } else { usize::from(ip[at + 1]) };
+            next = ip[at];
+            at += (length + 1) * 8;
+        }
+        (addr(8), addr(24), at)
     };
-    (SocketAddr::new(source, sport), SocketAddr::new(destination, dport))
+    let port = |at: usize| u16::from_be_bytes([ip[at], ip[at + 1]]);
+    (
+        SocketAddr::new(source, port(l4)),
+        SocketAddr::new(destination, port(l4 + 2)),
+    )
 }
 
-/// Two frames beside each other, for a failed comparison.
+/// A quoted packet (from its IP header on) as if it had another tuple; its transport checksum stays what it was.
+pub(crate) fn requote(quote: &[u8], source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let mut quote = quote.to_vec();
+    let (addresses, l4) = if source.is_ipv4() { (12, 20) } else { (8, 40) };
+    let mut at = addresses;
+    for addr in [source, destination] {
+        let addr = octets(addr.ip());
+        quote[at..at + addr.len()].copy_from_slice(&addr);
+        at += addr.len();
+    }
+    quote[l4..l4 + 2].copy_from_slice(&source.port().to_be_bytes());
+    quote[l4 + 2..l4 + 4].copy_from_slice(&destination.port().to_be_bytes());
+    if source.is_ipv4() {
+        quote[10..12].fill(0);
+        let check = checksum(&[&quote[..20]]);
+        quote[10..12].copy_from_slice(&check);
+    }
+    quote
+}
+
+/// A frame in hexadecimal, for a failed comparison.
 pub(crate) fn hex(frame: &[u8]) -> String {
     let mut text = String::new();
     for (at, byte) in frame.iter().enumerate() {

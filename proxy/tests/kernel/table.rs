@@ -2,8 +2,9 @@
 
 use crate::{
     answer::rejection,
+    memory::now_s,
     packet::{Body, Packet, SCTP, SYN},
-    rig::{NEXT, Outcome, Rig, SHOT, in_namespace, now_s, on_node, same, sizes},
+    rig::{NEXT, Outcome, Rig, SHOT, in_namespace, on_node, same, sizes},
     trip::Trip,
 };
 use proxy::{

@@ -36,6 +36,9 @@ const UNSENT: Sent = Sent {
     to_self: false,
 };
 
+/// How a packet is counted that is none of the hook's business, a later fragment the other way.
+const PASSED: [Verdict; 2] = [Verdict::NotService, Verdict::NotTranslatable];
+
 /// What must become of `packet` once its tuple is `source` → `destination`.
 fn outcome(packet: &Packet, source: SocketAddr, destination: SocketAddr, sent: &Sent, verdict: Verdict) -> Outcome {
     let mut packet = packet.between(source, destination).hopped(sent.hops);
@@ -152,7 +155,7 @@ impl Trip {
             (Way::Net, Origin::Host) => At::OutOfNode,
             (Way::Net, _) => At::ToNet,
         };
-        rig.passes(at, &packet.between(self.source, self.target), Verdict::NotService)
+        rig.passes(at, &packet.between(self.source, self.target), &PASSED)
     }
 
     /// Another packet of the flow.
@@ -235,13 +238,13 @@ impl Trip {
             same(&want, &got).map_err(|error| format!("answer at {arrival:?}: {error}"))?;
             leaving = answer.between(from, to);
         } else {
-            rig.passes(arrival, answer, Verdict::NotService)?;
+            rig.passes(arrival, answer, &PASSED)?;
         }
         let Some(departure) = self.departure() else {
             return Ok(());
         };
         if self.translated_on_arrival(rig) {
-            return rig.passes(departure, &leaving, Verdict::NotService);
+            return rig.passes(departure, &leaving, &PASSED);
         }
         let got = rig.run(departure, &answer.encode());
         let want = outcome(answer, from, to, &UNSENT, Verdict::Reply);
