@@ -1,11 +1,13 @@
 //! The programs in the real kernel, on packets in memory (`BPF_PROG_TEST_RUN`). Needs root.
 
 mod answer;
+mod flows;
 mod memory;
 mod packet;
 mod rig;
 mod table;
 mod trip;
+mod world;
 
 use proxy::dataplane::ebpf::{EbpfDataplane, Options};
 use proxy_common::abi::Node;

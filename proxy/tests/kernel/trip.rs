@@ -52,10 +52,11 @@ fn outcome(packet: &Packet, source: SocketAddr, destination: SocketAddr, sent: &
     }
 }
 
-/// The way of a packet that is sent on from `at`.
-fn sent(rig: &Rig, at: At, destination: IpAddr) -> Sent {
+/// The way of a packet that is sent on from `at`; `own` if it carries one of the node's addresses.
+fn sent(rig: &Rig, at: At, destination: IpAddr, own: bool) -> Sent {
     let to_self = rig.way(destination) == Way::Node;
-    if to_self && at == At::Loopback {
+    // A stranger's packet to the node goes up the stack where it came from, the only place where it is expected.
+    if to_self && (at == At::Loopback || !own) {
         return UNSENT;
     }
     Sent {
@@ -140,7 +141,7 @@ impl Trip {
         let at = rig.entry(self.origin, packet.destination.ip());
         let must = self.masqueraded || self.origin == Origin::Host;
         let sent = if must || rig.direct() {
-            sent(rig, at, self.target.ip())
+            sent(rig, at, self.target.ip(), must)
         } else {
             UNSENT
         };
@@ -223,7 +224,7 @@ impl Trip {
                 to_self: self.to_node,
             }
         } else {
-            sent(rig, at, self.first.source.ip())
+            sent(rig, at, self.first.source.ip(), false)
         }
     }
 
