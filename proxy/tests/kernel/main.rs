@@ -1,9 +1,11 @@
 //! The programs in the real kernel, on packets in memory (`BPF_PROG_TEST_RUN`). Needs root.
 
 mod answer;
+mod errors;
 mod flows;
 mod memory;
 mod packet;
+mod pieces;
 mod rig;
 mod table;
 mod trip;

@@ -154,6 +154,16 @@ impl Packet {
         Self::new(SocketAddr::new(from, 0), SocketAddr::new(to, 0), body)
     }
 
+    /// This ICMP error, with another quote.
+    pub(crate) fn quoting(&self, quote: Vec<u8>) -> Self {
+        let mut packet = self.clone();
+        match &mut packet.body {
+            Body::Icmp { data, .. } => *data = quote,
+            other => panic!("{other:?} quotes nothing"),
+        }
+        packet
+    }
+
     /// The first packet of a flow: SYN, or a datagram.
     pub(crate) fn first(protocol: u8, source: SocketAddr, destination: SocketAddr) -> Self {
         if protocol == TCP {

@@ -1,7 +1,7 @@
 //! One flow through the node: its first packet, later ones, and the reply, at every hook that they pass.
 
 use crate::{
-    packet::{ACK, Body, Packet, SYN, tuple},
+    packet::{ACK, Body, Packet, SYN, requote, tuple},
     rig::{At, NEXT, Outcome, REDIRECT, Rig, SNAT_PORTS, SNAT_V4, SNAT_V6, Way, same},
 };
 use proxy::plan::trace::{Origin, Target};
@@ -251,4 +251,90 @@ impl Trip {
         let want = outcome(answer, from, to, &UNSENT, Verdict::Reply);
         same(&want, &got).map_err(|error| format!("answer at {departure:?}: {error}"))
     }
+
+    /// An ICMP error about a packet that the backend (or `router`, on the way to it) got from us.
+    pub(crate) fn error_about_request(
+        &self,
+        rig: &mut Rig,
+        about: &Packet,
+        router: Option<IpAddr>,
+        what: IcmpError,
+    ) -> Result<(), String> {
+        let seen = about.between(self.source, self.target);
+        let sender = router.unwrap_or(self.target.ip());
+        let error = what.about(sender, &seen);
+        let mut want = what.about(router.unwrap_or(about.destination.ip()), about);
+        want.destination = SocketAddr::new(about.source.ip(), 0);
+        let quote = requote(&what.quote(&seen), about.source, about.destination);
+        let want = want.quoting(quote);
+        let arrival = self.arrival(rig);
+        if self.translated_on_arrival(rig) {
+            let sent = Sent {
+                hops: 0,
+                ..self.sent_back(rig)
+            };
+            let got = rig.run(arrival, &error.encode());
+            return same(&outcome_of(&want, &sent), &got).map_err(|error| format!("error at {arrival:?}: {error}"));
+        }
+        rig.passes(arrival, &error, &[Verdict::NotService])?;
+        let Some(departure) = self.departure() else {
+            return Ok(());
+        };
+        let got = rig.run(departure, &error.encode());
+        same(&outcome_of(&want, &UNSENT), &got).map_err(|error| format!("error at {departure:?}: {error}"))
+    }
+
+    /// An ICMP error about a packet that the client (or `router`, on the way to it) got from us.
+    pub(crate) fn error_about_answer(
+        &self,
+        rig: &mut Rig,
+        router: Option<IpAddr>,
+        what: IcmpError,
+    ) -> Result<(), String> {
+        let sent_by_backend = self.first.between(self.source, self.target).reply();
+        let seen = sent_by_backend.between(self.first.destination, self.first.source);
+        let error = what.about(router.unwrap_or(self.first.source.ip()), &seen);
+        let mut want = what.about(router.unwrap_or(self.source.ip()), &sent_by_backend);
+        want.destination = SocketAddr::new(self.target.ip(), 0);
+        let quote = requote(&what.quote(&seen), self.target, self.source);
+        let want = want.quoting(quote);
+        let at = rig.entry(self.origin, self.first.destination.ip());
+        let must = self.masqueraded || self.origin == Origin::Host;
+        let sent = if must || rig.direct() {
+            sent(rig, at, self.target.ip(), must)
+        } else {
+            UNSENT
+        };
+        let got = rig.run(at, &error.encode());
+        same(&outcome_of(&want, &Sent { hops: 0, ..sent }), &got).map_err(|error| format!("error at {at:?}: {error}"))
+    }
+}
+
+/// An ICMP error as such.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IcmpError {
+    /// Type and code.
+    pub(crate) kind: [u8; 2],
+    /// Second word: zero, or an MTU.
+    pub(crate) rest: [u8; 4],
+    /// Most bytes of the packet that it quotes.
+    pub(crate) quotes: usize,
+}
+
+impl IcmpError {
+    fn quote(&self, packet: &Packet) -> Vec<u8> {
+        let mut quote = packet.ip();
+        quote.truncate(self.quotes);
+        quote
+    }
+
+    /// The error that `sender` sends about `packet`, to whom that came from.
+    fn about(&self, sender: IpAddr, packet: &Packet) -> Packet {
+        Packet::error(sender, packet.source.ip(), self.kind, self.rest, &self.quote(packet))
+    }
+}
+
+/// What must become of an error that looks like `packet` afterwards.
+fn outcome_of(packet: &Packet, sent: &Sent) -> Outcome {
+    outcome(packet, packet.source, packet.destination, sent, Verdict::IcmpRelated)
 }
