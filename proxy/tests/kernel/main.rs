@@ -3,7 +3,9 @@
 mod answer;
 mod errors;
 mod flows;
+mod large;
 mod memory;
+mod odd;
 mod packet;
 mod pieces;
 mod rig;
