@@ -276,6 +276,10 @@ fn deliver<F: Family>(
         }
     } else if must || (direct && hook.ingress()) {
         route = way_of::<F>(skb, parsed, hook, entry);
+        // A stranger's address is expected on the interface that it came from, not on `lo`.
+        if !must && route.way == way::LOCAL {
+            route = Route::STACK;
+        }
     }
     if route::too_big::<F>(skb, parsed, route.mtu) {
         if must && !reply {
