@@ -1,5 +1,6 @@
 //! The programs in the real kernel, on packets in memory (`BPF_PROG_TEST_RUN`). Needs root.
 
+mod affinity;
 mod answer;
 mod errors;
 mod flows;
