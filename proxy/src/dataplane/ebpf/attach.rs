@@ -1,6 +1,6 @@
 //! Programs on interfaces and cgroups, kept alive by pinned links.
 
-use super::load::kernel;
+use super::load::{kernel, whole};
 use crate::error::ApplyError;
 use aya::{
     Ebpf,
@@ -74,7 +74,7 @@ pub(super) struct Attachments {
 fn other(op: String) -> impl FnOnce(aya::programs::ProgramError) -> ApplyError {
     move |error| ApplyError::Kernel {
         op,
-        source: io::Error::other(error),
+        source: whole(&error),
     }
 }
 
@@ -150,7 +150,7 @@ impl Attachments {
             if let Err(error) = tc::qdisc_add_clsact(name)
                 && !is_exists(&error)
             {
-                return Err(failed(io::Error::other(error)));
+                return Err(failed(whole(&error)));
             }
             let options = TcAttachOptions::Netlink(NlOptions::default());
             let id = classifier
@@ -175,7 +175,7 @@ impl Attachments {
             Err(error) => return Err(other(op.clone())(error)),
         };
         let link = classifier.take_link(id).map_err(other(op.clone()))?;
-        let link = FdLink::try_from(link).map_err(|error| failed(io::Error::other(error)))?;
+        let link = FdLink::try_from(link).map_err(|error| failed(whole(&error)))?;
         hold(link, pin).map_err(failed)
     }
 
@@ -199,11 +199,12 @@ impl Attachments {
                 source: error,
             };
             let program = socket(bpf, name)?;
+            // The kernel refuses flags here: links of several owners always live side by side.
             let id = program
-                .attach(&dir, CgroupAttachMode::AllowMultiple)
+                .attach(&dir, CgroupAttachMode::Single)
                 .map_err(other(op.clone()))?;
             let link = program.take_link(id).map_err(other(op.clone()))?;
-            let link = FdLink::try_from(link).map_err(|error| failed(io::Error::other(error)))?;
+            let link = FdLink::try_from(link).map_err(|error| failed(whole(&error)))?;
             let pin = self.pins.as_ref().map(|dir| dir.join(format!("socket-{name}")));
             // A former agent's program ran until now; both at once do no harm: the second finds nothing to translate.
             self.sockets.push(hold(link, pin).map_err(failed)?);

@@ -108,7 +108,7 @@ impl EbpfDataplane {
         Ok(Self {
             maps: Arc::new(maps),
             attachments: Attachments::new(pins, features.tcx)?,
-            lowerer: Lowerer::new(capacity, options.masquerade_all),
+            lowerer: Lowerer::new(capacity).masquerade_all(options.masquerade_all),
             probes,
             cgroup: options.cgroup.clone(),
             empty: !loaded.adopted,
