@@ -29,7 +29,7 @@ fn neighbour(name: &str) -> String {
 }
 
 fn read(name: &str, content: Vec<u8>) -> Vec<Event> {
-    Folder::new("node-a".into()).update([(name.into(), FileState::Content(content))])
+    Folder::new("node-a").update([(name.into(), FileState::Content(content))])
 }
 
 fn services(events: &[Event]) -> BTreeSet<&str> {
@@ -79,7 +79,7 @@ impl Dice {
 
 #[test]
 fn the_examples_are_sound() {
-    let mut folder = Folder::new("node-a".into());
+    let mut folder = Folder::new("node-a");
     let files = corpus()
         .into_iter()
         .map(|(name, text)| (name.as_str().into(), FileState::Content(text.into_bytes())));
@@ -252,7 +252,7 @@ fn what_a_hostile_file_brought_leaves_with_it() {
     let corpus = corpus();
     let mut dice = Dice(2);
     for _ in 0..300 {
-        let mut folder = Folder::new("node-a".into());
+        let mut folder = Folder::new("node-a");
         let mut alive = BTreeSet::new();
         for step in 0..6 {
             let mut bytes = corpus[dice.roll(corpus.len())].1.clone().into_bytes();
