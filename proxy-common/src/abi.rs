@@ -1,47 +1,82 @@
 //! The map ABI: every key and value that crosses between the agent and the kernel programs.
 //!
 //! Addresses and ports are in network byte order exactly as they lie in a packet, so that programs compare without
-//! swapping; every other integer is in host order. Pinned maps outlive their writer: a changed layout needs a new
-//! [`ABI_VERSION`], which is part of the pin path.
-
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+//! swapping; every other integer is in host order. Types with an address are generic over it: one source, two layouts,
+//! no 16-byte keys for IPv4. Pinned maps outlive their writer: a changed layout needs a new [`ABI_VERSION`], which is
+//! part of the pin path.
 
 /// Layout version of all maps; names the pin directory.
 pub const ABI_VERSION: u32 = 1;
 
-/// An address as it lies in the packet.
+/// An IPv4 address as it lies in the packet.
 pub type V4 = [u8; 4];
-/// An address as it lies in the packet.
+/// An IPv6 address as it lies in the packet.
 pub type V6 = [u8; 16];
 /// A port as it lies in the packet (network byte order).
 pub type Port = [u8; 2];
 
+/// A map key or value that is nothing but its bytes.
+///
+/// # Safety
+/// The type has no padding and every bit pattern is a value of it.
+pub unsafe trait Plain: Copy + Default {
+    /// The bytes, as the kernel sees them.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: no padding, so every byte is initialised; the slice borrows `self`.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// From the kernel's bytes; `None` if there are not exactly as many as the type has.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length was checked, the read is unaligned, and every bit pattern is a value.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}
+
+// SAFETY: an integer has no padding and no invalid bit pattern.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+
+/// Declares `repr(C)` structs, aligned so that the kernel side copies words and not bytes, and proves, per address family, that they have no padding: their size is the sum of
+/// their fields.
 macro_rules! abi {
-    ($($(#[$doc:meta])* struct $name:ident ($size:literal) { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* })*) => {$(
+    ($($(#[$doc:meta])* struct $name:ident $(<$a:ident> as $v4:ident, $v6:ident)? {
+        $($(#[$fdoc:meta])* $field:ident: $ty:ty,)*
+    })*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, IntoBytes, FromBytes, Immutable)]
-        #[repr(C)]
-        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
-        const _: () = assert!(size_of::<$name>() == $size);
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(C, align(4))]
+        pub struct $name $(<$a>)? { $($(#[$fdoc])* pub $field: $ty,)* }
+        abi!(@plain $name, $($a as $v4, $v6,)? $($ty),*);
     )*};
+    (@plain $name:ident, $a:ident as $v4:ident, $v6:ident, $($ty:ty),*) => {
+        #[doc = concat!("[`", stringify!($name), "`] of IPv4.")]
+        pub type $v4 = $name<V4>;
+        #[doc = concat!("[`", stringify!($name), "`] of IPv6.")]
+        pub type $v6 = $name<V6>;
+        const _: () = { type $a = V4; assert!(size_of::<$v4>() == 0 $(+ size_of::<$ty>())*) };
+        const _: () = { type $a = V6; assert!(size_of::<$v6>() == 0 $(+ size_of::<$ty>())*) };
+        // SAFETY: the assertions above; all fields are integers or arrays of them.
+        unsafe impl Plain for $v4 {}
+        // SAFETY: as above.
+        unsafe impl Plain for $v6 {}
+    };
+    (@plain $name:ident, $($ty:ty),*) => {
+        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$ty>())*);
+        // SAFETY: the assertion above; all fields are integers or arrays of them.
+        unsafe impl Plain for $name {}
+    };
 }
 
 abi! {
-    /// Key of `FRONTENDS_V4`: an address, port and protocol that we intercept.
-    struct FrontendKeyV4 (8) {
+    /// Key of `FRONTENDS_*`: an address, port and protocol that we intercept.
+    struct FrontendKey<A> as FrontendKeyV4, FrontendKeyV6 {
         /// Destination address.
-        addr: V4,
-        /// Destination port.
-        port: Port,
-        /// IANA protocol number.
-        protocol: u8,
-        /// Zero.
-        pad: u8,
-    }
-    /// Key of `FRONTENDS_V6`; see [`FrontendKeyV4`].
-    struct FrontendKeyV6 (20) {
-        /// Destination address.
-        addr: V6,
+        addr: A,
         /// Destination port.
         port: Port,
         /// IANA protocol number.
@@ -50,7 +85,7 @@ abi! {
         pad: u8,
     }
     /// Value of `FRONTENDS_*`: what to do with a new flow, by where it comes from.
-    struct Frontend (32) {
+    struct Frontend {
         /// Set of backends for clients on this node (pods and the node itself); 0 = none, see `flags`.
         internal_set: u32,
         /// Set of backends for clients outside this node; 0 = none, see `flags`.
@@ -69,26 +104,26 @@ abi! {
         reserved: [u32; 2],
     }
     /// Key of `SLOTS`: position of a backend in a set.
-    struct SlotKey (8) {
+    struct SlotKey {
         /// Set id, never 0.
         set: u32,
         /// 1-based position.
         slot: u32,
     }
     /// Value of `SLOTS`: a backend and the generation under which it was meant.
-    struct Slot (8) {
+    struct Slot {
         /// Index into `BACKENDS_*`, never 0.
         backend: u32,
-        /// [`BackendV4::generation`] at the time of writing; a mismatch means that the backend is gone.
+        /// [`Backend::generation`] at the time of writing; a mismatch means that the backend is gone.
         generation: u32,
     }
-    /// Value of `BACKENDS_V4`, an array indexed by backend id. Unbound entries lack [`backend_flags::BOUND`].
-    struct BackendV4 (16) {
+    /// Value of `BACKENDS_*`, an array indexed by backend id. Unbound entries lack [`backend_flags::BOUND`].
+    struct Backend<A> as BackendV4, BackendV6 {
         /// Bumped each time the id is bound to an endpoint and each time it is unbound, so it survives in the map even
         /// while the id is free; 0 = never bound. Flows and slots that remember another generation are stale.
         generation: u32,
         /// Address.
-        addr: V4,
+        addr: A,
         /// Port.
         port: Port,
         /// Bits of [`backend_flags`].
@@ -96,26 +131,13 @@ abi! {
         /// Zero.
         reserved: u32,
     }
-    /// Value of `BACKENDS_V6`; see [`BackendV4`].
-    struct BackendV6 (28) {
-        /// See [`BackendV4::generation`].
-        generation: u32,
-        /// Address.
-        addr: V6,
-        /// Port.
-        port: Port,
-        /// Bits of [`backend_flags`].
-        flags: u16,
-        /// Zero.
-        reserved: u32,
-    }
-    /// Key of `FLOWS_V4`: a packet's own tuple, either as the client sent it (entry of kind forward) or as the
+    /// Key of `FLOWS_*`: a packet's own tuple, either as the client sent it (entry of kind forward) or as the
     /// backend's reply carries it (kind reply).
-    struct FlowKeyV4 (16) {
+    struct FlowKey<A> as FlowKeyV4, FlowKeyV6 {
         /// Source address.
-        src: V4,
+        src: A,
         /// Destination address.
-        dst: V4,
+        dst: A,
         /// Source port.
         sport: Port,
         /// Destination port.
@@ -125,95 +147,44 @@ abi! {
         /// Zero.
         pad: [u8; 3],
     }
-    /// Key of `FLOWS_V6`; see [`FlowKeyV4`].
-    struct FlowKeyV6 (40) {
-        /// Source address.
-        src: V6,
-        /// Destination address.
-        dst: V6,
-        /// Source port.
-        sport: Port,
-        /// Destination port.
-        dport: Port,
-        /// IANA protocol number.
-        protocol: u8,
-        /// Zero.
-        pad: [u8; 3],
-    }
-    /// Value of `FLOWS_V4`: the tuple to write into the packet, and the flow's state.
-    struct FlowV4 (44) {
+    /// Value of `FLOWS_*`: the tuple to write into the packet, and the flow's state.
+    struct Flow<A> as FlowV4, FlowV6 {
         /// New source address.
-        src: V4,
+        src: A,
         /// New destination address.
-        dst: V4,
+        dst: A,
         /// New source port.
         sport: Port,
         /// New destination port.
         dport: Port,
         /// Bits of [`flow_flags`].
         flags: u32,
-        /// Index into `BACKENDS_V4`.
+        /// Index into `BACKENDS_*`.
         backend: u32,
         /// Generation of that backend when the flow chose it.
         generation: u32,
-        /// Milliseconds of the coarse monotonic clock, wrapping: last packet, to a second.
-        seen_ms: u32,
-        /// Milliseconds, as above: when `ifindex` was looked up.
-        routed_ms: u32,
-        /// Where packets go after translation; 0 = up the stack.
+        /// Set that the backend was chosen from.
+        set: u32,
+        /// [Ticks](TICK_SHIFT) of the coarse monotonic clock: last packet, to about a second.
+        seen: u32,
+        /// Ticks, as above: when `ifindex` was looked up; 0 = never.
+        routed: u32,
+        /// Where packets go after translation.
         ifindex: u32,
         /// Largest IP packet that fits there, bytes.
         mtu: u16,
-        /// How to get there: 0 stack, 1 neighbour redirect, 2 peer redirect.
+        /// One of [`way`].
         way: u16,
-        /// Set that the backend was chosen from.
-        set: u32,
     }
-    /// Value of `FLOWS_V6`; see [`FlowV4`].
-    struct FlowV6 (68) {
-        /// New source address.
-        src: V6,
-        /// New destination address.
-        dst: V6,
-        /// New source port.
-        sport: Port,
-        /// New destination port.
-        dport: Port,
-        /// Bits of [`flow_flags`].
-        flags: u32,
-        /// Index into `BACKENDS_V6`.
-        backend: u32,
-        /// Generation of that backend when the flow chose it.
-        generation: u32,
-        /// See [`FlowV4::seen_ms`].
-        seen_ms: u32,
-        /// See [`FlowV4::routed_ms`].
-        routed_ms: u32,
-        /// See [`FlowV4::ifindex`].
-        ifindex: u32,
-        /// See [`FlowV4::mtu`].
-        mtu: u16,
-        /// See [`FlowV4::way`].
-        way: u16,
-        /// Set that the backend was chosen from.
-        set: u32,
-    }
-    /// Key of `AFFINITY_V4`: a client and the set that it was balanced over.
-    struct AffinityKeyV4 (8) {
+    /// Key of `AFFINITY_*`: a client and the set that it was balanced over.
+    struct AffinityKey<A> as AffinityKeyV4, AffinityKeyV6 {
         /// Client address.
-        client: V4,
-        /// Set id.
-        set: u32,
-    }
-    /// Key of `AFFINITY_V6`.
-    struct AffinityKeyV6 (20) {
-        /// Client address.
-        client: V6,
+        client: A,
         /// Set id.
         set: u32,
     }
     /// Value of `AFFINITY_*`.
-    struct Affinity (12) {
+    struct Affinity {
         /// Index into `BACKENDS_*`.
         backend: u32,
         /// Its generation.
@@ -221,44 +192,22 @@ abi! {
         /// Seconds of the coarse monotonic clock: last new connection.
         used_s: u32,
     }
-    /// Key of `SOURCE_RANGES_V4`, a longest-prefix-match trie: the 32 bits of `ranges`, then the source prefix.
-    struct SourceRangeKeyV4 (12) {
+    /// Key of `SOURCE_RANGES_*`, a longest-prefix-match trie: the 32 bits of `ranges`, then the source prefix.
+    struct SourceRangeKey<A> as SourceRangeKeyV4, SourceRangeKeyV6 {
         /// Bits that count: 32 + prefix length.
         prefix_len: u32,
         /// [`Frontend::ranges`].
         ranges: u32,
         /// Source address.
-        addr: V4,
+        addr: A,
     }
-    /// Key of `SOURCE_RANGES_V6`; see [`SourceRangeKeyV4`].
-    struct SourceRangeKeyV6 (24) {
-        /// Bits that count: 32 + prefix length.
-        prefix_len: u32,
-        /// [`Frontend::ranges`].
-        ranges: u32,
+    /// Key of `FRAGMENTS_*` (LRU): a datagram in pieces, by the addresses it carries on the wire.
+    struct FragmentKey<A> as FragmentKeyV4, FragmentKeyV6 {
         /// Source address.
-        addr: V6,
-    }
-    /// Key of `FRAGMENTS_V4` (LRU): a datagram in pieces, by the addresses it carries on the wire.
-    struct FragmentKeyV4 (12) {
-        /// Source address.
-        src: V4,
+        src: A,
         /// Destination address.
-        dst: V4,
-        /// IP identification, as it lies in the packet.
-        id: [u8; 2],
-        /// IANA protocol number.
-        protocol: u8,
-        /// Zero.
-        pad: u8,
-    }
-    /// Key of `FRAGMENTS_V6` (LRU); see [`FragmentKeyV4`].
-    struct FragmentKeyV6 (40) {
-        /// Source address.
-        src: V6,
-        /// Destination address.
-        dst: V6,
-        /// Identification of the fragment header.
+        dst: A,
+        /// IP identification as it lies in the packet; IPv4 uses the first two bytes.
         id: [u8; 4],
         /// IANA protocol number.
         protocol: u8,
@@ -266,54 +215,34 @@ abi! {
         pad: [u8; 3],
     }
     /// Value of `FRAGMENTS_*`: the ports of the first fragment.
-    struct FragmentPorts (4) {
+    struct FragmentPorts {
         /// Source port.
         sport: Port,
         /// Destination port.
         dport: Port,
     }
-    /// Key of `SOCKETS_V4` (LRU): a socket and the backend that it sends to.
-    struct SocketKeyV4 (16) {
-        /// Kernel socket cookie.
-        cookie: u64,
-        /// Backend address, or the frontend's in `SOCKET_PEERS_V4`.
-        addr: V4,
+    /// Key of `SOCKETS_*` and `SOCKET_PEERS_*` (LRU): a socket and an address that it talks to.
+    struct SocketKey<A> as SocketKeyV4, SocketKeyV6 {
+        /// Kernel socket cookie, host order, as bytes so that the key needs no alignment.
+        cookie: [u8; 8],
+        /// Backend address, or the frontend's in `SOCKET_PEERS_*`.
+        addr: A,
         /// Port of that address.
         port: Port,
         /// Zero.
         pad: [u8; 2],
     }
-    /// Key of `SOCKETS_V6` (LRU); see [`SocketKeyV4`].
-    struct SocketKeyV6 (32) {
-        /// Kernel socket cookie.
-        cookie: u64,
-        /// Backend address, or the frontend's in `SOCKET_PEERS_V6`.
-        addr: V6,
-        /// Port of that address.
-        port: Port,
-        /// Zero.
-        pad: [u8; 6],
-    }
-    /// Value of `SOCKETS_V4`: the frontend to show to the application.
-    struct SocketFrontendV4 (8) {
+    /// Value of `SOCKETS_*`: the frontend to show to the application.
+    struct SocketFrontend<A> as SocketFrontendV4, SocketFrontendV6 {
         /// Frontend address.
-        addr: V4,
-        /// Frontend port.
-        port: Port,
-        /// Zero.
-        pad: [u8; 2],
-    }
-    /// Value of `SOCKETS_V6`.
-    struct SocketFrontendV6 (20) {
-        /// Frontend address.
-        addr: V6,
+        addr: A,
         /// Frontend port.
         port: Port,
         /// Zero.
         pad: [u8; 2],
     }
     /// The one entry of `NODE`: what the programs need to know of this node.
-    struct Node (48) {
+    struct Node {
         /// Masquerade source of IPv4, zero = none.
         snat_v4: V4,
         /// Masquerade source of IPv6, zero = none.
@@ -331,6 +260,27 @@ abi! {
         /// Zero.
         reserved: [u32; 3],
     }
+}
+
+/// A tick is 2^20 ns, about a millisecond: nanoseconds shifted right by this, wrapping at 32 bits (52 days).
+pub const TICK_SHIFT: u32 = 20;
+
+/// How a translated packet goes on: [`Flow::way`].
+pub mod way {
+    /// Up the kernel's stack.
+    pub const STACK: u16 = 0;
+    /// Out of `ifindex`, the kernel resolves the neighbour.
+    pub const NEIGHBOUR: u16 = 1;
+    /// Into the network namespace behind the veth `ifindex`.
+    pub const PEER: u16 = 2;
+    /// Delivered to this node itself.
+    pub const LOCAL: u16 = 3;
+}
+
+/// Value of `DEVICES`, keyed by interface index: what is known of an interface that carries our programs.
+pub mod device_flags {
+    /// Pod-facing veth or netkit: packets may be redirected to its peer.
+    pub const PEER: u32 = 1;
 }
 
 /// Bits of [`Frontend::flags`].
@@ -351,9 +301,11 @@ pub mod frontend_flags {
     pub const INTERNAL_LOCAL: u32 = 1 << 6;
     /// `external_set` is the Local set of its service port (else the Cluster set).
     pub const EXTERNAL_LOCAL: u32 = 1 << 7;
+    /// Masquerade pods too: `masqueradeAll` and a ClusterIP.
+    pub const MASQUERADE: u32 = 1 << 8;
 }
 
-/// Bits of [`BackendV4::flags`].
+/// Bits of [`Backend::flags`].
 pub mod backend_flags {
     /// May be chosen from the Cluster set.
     pub const IN_CLUSTER: u16 = 1;
@@ -365,7 +317,7 @@ pub mod backend_flags {
     pub const BOUND: u16 = 1 << 3;
 }
 
-/// Bits of [`FlowV4::flags`].
+/// Bits of [`Flow::flags`].
 pub mod flow_flags {
     /// Entry keyed by the backend's reply (else by the client's packet).
     pub const REPLY: u32 = 1;
@@ -389,6 +341,4 @@ pub mod flow_flags {
 pub mod node_flags {
     /// Send translated packets straight to the next interface instead of up the stack.
     pub const DIRECT: u32 = 1;
-    /// Masquerade ClusterIP traffic of pods too. Source: `KubeProxyConfiguration.*.masqueradeAll`.
-    pub const MASQUERADE_ALL: u32 = 1 << 1;
 }

@@ -42,7 +42,8 @@ pub enum Kind {
 verdicts! {
     /// No frontend and no flow: none of our business.
     NotService = 0, "not_service", Passed;
-    /// Not IPv4/IPv6, or a protocol without ports that we translate.
+    /// Not IPv4/IPv6, a protocol that we do not translate, headers that cannot be read, or a later fragment of a
+    /// datagram that is none of our business: the kernel's to judge.
     NotTranslatable = 1, "not_translatable", Passed;
     /// First packet of a flow: a backend was chosen.
     NewFlow = 2, "new_flow", Forwarded;
@@ -62,24 +63,20 @@ verdicts! {
     DropSourceRange = 9, "drop_source_range", Dropped;
     /// Every tried source port towards this backend is in use by a live flow.
     DropSnatPortsExhausted = 10, "drop_snat_ports_exhausted", Dropped;
-    /// A later fragment whose first fragment was not seen.
-    DropFragmentOrphan = 11, "drop_fragment_orphan", Dropped;
     /// A slot pointed to a backend that is no longer there, twice in a row.
-    DropStaleSlot = 12, "drop_stale_slot", Dropped;
-    /// Headers that end before they should.
-    DropMalformed = 13, "drop_malformed", Dropped;
+    DropStaleSlot = 11, "drop_stale_slot", Dropped;
     /// A kernel helper refused to change or redirect the packet.
-    DropHelperFailed = 14, "drop_helper_failed", Dropped;
+    DropHelperFailed = 12, "drop_helper_failed", Dropped;
     /// The flow table refused an entry (memory).
-    DropFlowTableFull = 15, "drop_flow_table_full", Dropped;
+    DropFlowTableFull = 13, "drop_flow_table_full", Dropped;
     /// Socket load balancing chose a backend at connect or sendmsg.
-    SocketTranslated = 16, "socket_translated", Forwarded;
+    SocketTranslated = 14, "socket_translated", Forwarded;
     /// Socket load balancing left the decision to TC (policy needs the packet's source, or no endpoint).
-    SocketLeftToTc = 17, "socket_left_to_tc", Passed;
+    SocketLeftToTc = 15, "socket_left_to_tc", Passed;
     /// A packet too large for the way to its backend: ICMP fragmentation needed / packet too big.
-    RejectTooBig = 18, "reject_too_big", Answered;
+    RejectTooBig = 16, "reject_too_big", Answered;
     /// The source address for masquerading is not configured for this family.
-    DropNoSnatAddress = 19, "drop_no_snat_address", Dropped;
+    DropNoSnatAddress = 17, "drop_no_snat_address", Dropped;
 }
 
 /// Number of verdicts: size of the `COUNTERS` array.

@@ -1,2 +1,112 @@
-//! Set-up, build, test, demo and benchmark of this repository.
-fn main() {}
+//! Set-up, build, test, demo and benchmark of this repository: `cargo xtask help`.
+
+mod bpf;
+mod dependencies;
+mod programs;
+mod progress;
+mod rust_src;
+mod setup;
+mod tests;
+mod tools;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use progress::Progress;
+use std::{ffi::OsString, process::ExitCode};
+use workspace::Workspace;
+
+/// Everything that one does with this repository, on a fresh machine too.
+///
+/// Each command first installs what it needs and is missing, says so, and installs nothing twice.
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    after_help = "Start with `cargo xtask demo`, or `cargo xtask test`. More: docs/development.md"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and running need: packages, `rust-src`, bpf-linker
+    ///
+    /// Says in one line per step what is there and what it installs; the second run installs nothing. Distribution
+    /// packages need root, and only when one is missing. The standard library's sources come from rustup, else from
+    /// the distribution's package of exactly this rustc, which is unpacked and never installed.
+    Setup,
+    /// Build the agent with its BPF programs: target/release/fairlead
+    Build {
+        /// Build without optimisation: target/debug/fairlead
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Run every check and every test; the last line is `N passed, N failed`
+    ///
+    /// Format, lints (of the BPF programs too), dependency rules, docs, then unit, property and end-to-end tests.
+    /// Tests of the kernel make their own network namespaces and need root. A failure does not stop the rest.
+    #[command(after_help = "cargo xtask test -- --exact some::test   what follows `--` goes to the test programs")]
+    Test {
+        /// Leave out what needs root and a kernel
+        #[arg(long)]
+        no_kernel: bool,
+        /// For the test programs, as after `cargo test --`
+        #[arg(last = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
+    /// Show the proxy at work between network namespaces on this machine
+    #[command(
+        after_help = "cargo xtask demo --output json   one JSON document on stdout, progress on stderr
+cargo xtask demo -- --help       the demo's own options"
+    )]
+    Demo {
+        /// For the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
+    /// Start what there is: today the demo; a whole cluster once the orchestrator exists
+    Up {
+        /// For the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
+    /// Measure packet forwarding against kube-proxy's modes on this kernel
+    #[command(after_help = "cargo xtask bench -- --help   the benchmark's own options")]
+    Bench {
+        /// For the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Setup => setup::run(&Progress::stdout()).map(|()| ExitCode::SUCCESS),
+        Command::Build { debug } => {
+            programs::build_agent(&workspace, &Progress::stdout(), debug).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Test { no_kernel, arguments } => tests::run(&workspace, &Progress::stdout(), no_kernel, &arguments),
+        Command::Demo { arguments } => programs::exec(&workspace, &Progress::stderr(), "demo", &arguments),
+        Command::Up { arguments } => {
+            let progress = Progress::stderr();
+            progress.say(
+                "a whole cluster needs the orchestrator, which does not exist yet: this is the service proxy's demo",
+            );
+            programs::exec(&workspace, &progress, "demo", &arguments)
+        }
+        Command::Bench { arguments } => programs::exec(&workspace, &Progress::stderr(), "bench", &arguments),
+    }
+}

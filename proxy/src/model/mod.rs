@@ -7,8 +7,10 @@ mod address;
 mod convert;
 mod endpoints;
 mod event;
+mod held;
 mod interner;
 mod map;
+mod merge;
 mod node;
 mod service;
 
@@ -16,8 +18,10 @@ pub use self::{
     convert::Converted,
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
     event::{Change, Event},
+    held::{HeldEndpoint, HeldSlice, Hints},
     interner::Interner,
     map::ServiceMap,
+    merge::{Hint, MergedEndpoint, merge},
     node::{Node, NodeView},
     service::{Service, ServicePort, TrafficPolicy},
 };
@@ -101,8 +105,20 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// Family of an address.
     pub const fn of(addr: &std::net::IpAddr) -> Self {
         if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }

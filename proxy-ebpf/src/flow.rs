@@ -1,0 +1,375 @@
+//! Flows: choosing a backend for a new one, remembering it, finding it again.
+
+use crate::{
+    clock,
+    family::Family,
+    hook::Hook,
+    maps::{Draft, Range, SLOTS},
+    packet::Parsed,
+    route::opaque,
+};
+use aya_ebpf::maps::lpm_trie::Key as PrefixKey;
+use proxy_common::{
+    abi::{
+        Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Node, SlotKey, backend_flags,
+        flow_flags as flags, frontend_flags,
+    },
+    select,
+    verdict::Verdict,
+};
+
+const ANY: u64 = 0;
+const NOEXIST: u64 = 1;
+const EEXIST: i32 = -17;
+
+/// Source ports tried for one new flow before it is dropped.
+const PORT_TRIES: u32 = 8;
+/// A closed flow's reply tuple may be given away after this, ticks: TIME_WAIT is over at the other end's leisure, but a
+/// SYN with a higher sequence number is accepted (RFC 6191).
+const CLOSED_IDLE: u32 = 10 * clock::SECOND;
+/// An idle UDP flow's, ticks.
+const UDP_IDLE: u32 = 180 * clock::SECOND;
+/// An idle TCP flow's, ticks: a day, as connection tracking has it.
+const TCP_IDLE: u32 = 86_400 * clock::SECOND;
+
+/// The frontend that a packet asks for.
+#[inline(always)]
+pub(crate) fn frontend<F: Family>(tuple: &FlowKey<F::Addr>) -> Option<&'static Frontend> {
+    let key = FrontendKey {
+        addr: tuple.dst,
+        port: tuple.dport,
+        protocol: tuple.protocol,
+        pad: 0,
+    };
+    // SAFETY: NO_PREALLOC map: the value is not reused while this program runs.
+    unsafe { F::frontends().get(key) }
+}
+
+/// Hash of the packet's tuple with the node's secret.
+#[inline(always)]
+fn hash<F: Family>(tuple: &FlowKey<F::Addr>, seed: u32) -> u32 {
+    let ports = u32::from_ne_bytes([tuple.sport[0], tuple.sport[1], tuple.dport[0], tuple.dport[1]]);
+    select::flow_hash(F::fold(&tuple.src), F::fold(&tuple.dst), ports, tuple.protocol, seed)
+}
+
+/// A backend that was chosen.
+#[derive(Clone, Copy)]
+pub(crate) struct Choice<F: Family> {
+    /// Its id.
+    pub(crate) id: u32,
+    /// Its entry as it was read.
+    pub(crate) backend: Backend<F::Addr>,
+}
+
+/// Reads a backend if it is still what `generation` meant.
+#[inline(always)]
+pub(crate) fn backend<F: Family>(id: u32, generation: u32) -> Option<Backend<F::Addr>> {
+    let backend = *F::backends().get(id)?;
+    (backend.generation == generation).then_some(backend)
+}
+
+/// Slot → backend. A slot that is being rewritten can be stale once; then the caller looks again.
+#[inline(always)]
+pub(crate) fn pick<F: Family>(set: u32, count: u16, hash: u32) -> Option<Choice<F>> {
+    let slot = select::slot_for(hash, count)?;
+    // SAFETY: NO_PREALLOC map.
+    let slot = unsafe { SLOTS.get(SlotKey { set, slot: slot as u32 }) }?;
+    let backend = backend::<F>(slot.backend, slot.generation)?;
+    Some(Choice {
+        id: slot.backend,
+        backend,
+    })
+}
+
+/// The backend that this client stuck to, if it may still be chosen.
+#[inline(always)]
+fn sticky<F: Family>(key: &AffinityKey<F::Addr>, timeout_s: u32, now_s: u32, member: u16) -> Option<Choice<F>> {
+    // SAFETY: an LRU entry may be reused under us; the generation check below rejects what does not fit.
+    let affinity = unsafe { F::affinity().get(key) }?;
+    let id = affinity.backend;
+    if now_s.wrapping_sub(affinity.used_s) >= timeout_s {
+        return None;
+    }
+    let backend = backend::<F>(id, affinity.generation)?;
+    (backend.flags & member != 0).then_some(Choice { id, backend })
+}
+
+/// Decides what happens to the first packet of a flow and enters the flow. Anything but [`Verdict::NewFlow`] says why
+/// there is none; a passing verdict lets the packet go.
+///
+/// A function of its own in the kernel too: its keys would not fit on the caller's stack.
+#[inline(never)]
+pub(crate) fn open<F: Family>(parsed: &Parsed<F>, hook: Hook, node: &Node) -> Verdict {
+    match try_open(opaque(parsed), hook, opaque(node)) {
+        Ok(()) => Verdict::NewFlow,
+        Err(verdict) => verdict,
+    }
+}
+
+#[inline(always)]
+fn try_open<F: Family>(parsed: &Parsed<F>, hook: Hook, node: &Node) -> Result<(), Verdict> {
+    let tuple = &parsed.tuple;
+    let frontend = frontend::<F>(tuple).ok_or(Verdict::NotService)?;
+    if frontend.flags & frontend_flags::SOURCE_RANGES != 0 {
+        let key = PrefixKey::new(
+            32 + F::BITS,
+            Range {
+                ranges: frontend.ranges,
+                addr: tuple.src,
+            },
+        );
+        F::ranges().get(key).ok_or(Verdict::DropSourceRange)?;
+    }
+    let side = Side::of(frontend, hook)?;
+    let choice = choose::<F>(tuple, frontend, &side, node)?;
+    // SAFETY: this CPU's own entry; programs of one CPU do not interleave.
+    let draft = unsafe { &mut *F::draft().get_ptr_mut(0).ok_or(Verdict::DropHelperFailed)? };
+    describe::<F>(tuple, hook, node, frontend, &side, &choice, &mut draft.forward)?;
+    let hash = hash::<F>(tuple, node.seed);
+    let port = reserve::<F>(tuple, node, draft, hash);
+    if port > u16::MAX as u32 {
+        let full = port == TABLE_FULL;
+        return Err(if full {
+            Verdict::DropFlowTableFull
+        } else {
+            Verdict::DropSnatPortsExhausted
+        });
+    }
+    draft.forward.sport = (port as u16).to_ne_bytes();
+    F::flows()
+        .insert(tuple, &draft.forward, ANY)
+        .map_err(|_| Verdict::DropFlowTableFull)
+}
+
+/// The half of a frontend that speaks to clients at one side of the node.
+struct Side {
+    set: u32,
+    count: u16,
+    local: bool,
+}
+
+impl Side {
+    #[inline(always)]
+    fn of(frontend: &Frontend, hook: Hook) -> Result<Self, Verdict> {
+        use frontend_flags as f;
+        let outside = matches!(hook, Hook::FromNet);
+        let (set, count, reject, drop, local) = if outside {
+            (
+                frontend.external_set,
+                frontend.external_count,
+                f::EXTERNAL_REJECT,
+                f::EXTERNAL_DROP,
+                f::EXTERNAL_LOCAL,
+            )
+        } else {
+            (
+                frontend.internal_set,
+                frontend.internal_count,
+                f::INTERNAL_REJECT,
+                f::INTERNAL_DROP,
+                f::INTERNAL_LOCAL,
+            )
+        };
+        if frontend.flags & drop != 0 {
+            return Err(Verdict::DropNoLocalEndpoints);
+        }
+        if frontend.flags & reject != 0 {
+            return Err(Verdict::RejectNoEndpoints);
+        }
+        Ok(Self {
+            set,
+            count,
+            local: frontend.flags & local != 0,
+        })
+    }
+}
+
+/// The backend that the client stuck to, else the one that the flow's hash falls on.
+#[inline(always)]
+fn choose<F: Family>(
+    tuple: &FlowKey<F::Addr>,
+    frontend: &Frontend,
+    side: &Side,
+    node: &Node,
+) -> Result<Choice<F>, Verdict> {
+    let timeout_s = frontend.affinity_timeout_s;
+    let hash = hash::<F>(tuple, node.seed);
+    if timeout_s == 0 {
+        return pick_twice::<F>(tuple, frontend, side, hash);
+    }
+    let key = AffinityKey {
+        client: tuple.src,
+        set: side.set,
+    };
+    let now_s = (clock::now_ns() / 1_000_000_000) as u32;
+    let member = if side.local {
+        backend_flags::IN_LOCAL
+    } else {
+        backend_flags::IN_CLUSTER
+    };
+    let choice = match sticky::<F>(&key, timeout_s, now_s, member) {
+        Some(choice) => choice,
+        None => pick_twice::<F>(tuple, frontend, side, hash)?,
+    };
+    let value = Affinity {
+        backend: choice.id,
+        generation: choice.backend.generation,
+        used_s: now_s,
+    };
+    // A full LRU evicts; a failure costs stickiness, not the flow.
+    let _ = F::affinity().insert(&key, &value, ANY);
+    Ok(choice)
+}
+
+/// [`pick`], and once more with a frontend read anew: the agent may be in the middle of a change.
+#[inline(always)]
+fn pick_twice<F: Family>(
+    tuple: &FlowKey<F::Addr>,
+    frontend: &Frontend,
+    side: &Side,
+    hash: u32,
+) -> Result<Choice<F>, Verdict> {
+    if let Some(choice) = pick::<F>(side.set, side.count, hash) {
+        return Ok(choice);
+    }
+    let again = self::frontend::<F>(tuple).ok_or(Verdict::NotService)?;
+    let external = side.set == frontend.external_set && side.set != frontend.internal_set;
+    let (set, count) = if external {
+        (again.external_set, again.external_count)
+    } else {
+        (again.internal_set, again.internal_count)
+    };
+    pick::<F>(set, count, hash).ok_or(Verdict::DropStaleSlot)
+}
+
+/// Fills in the forward entry but for its source port.
+#[inline(always)]
+fn describe<F: Family>(
+    tuple: &FlowKey<F::Addr>,
+    hook: Hook,
+    node: &Node,
+    frontend: &Frontend,
+    side: &Side,
+    choice: &Choice<F>,
+    out: &mut Flow<F::Addr>,
+) -> Result<(), Verdict> {
+    let pod = matches!(hook, Hook::FromPod);
+    let outside = matches!(hook, Hook::FromNet);
+    let remote = choice.backend.flags & backend_flags::ON_NODE == 0;
+    let masquerade = (pod && choice.backend.addr == tuple.src)
+        || (outside && remote)
+        || (pod && frontend.flags & frontend_flags::MASQUERADE != 0);
+    let mut state = hook.origin();
+    if frontend.flags & frontend_flags::NODE_ADDRESS != 0 {
+        state |= flags::NODE_ADDRESS;
+    }
+    if side.local {
+        state |= flags::LOCAL_SET;
+    }
+    out.src = tuple.src;
+    if masquerade {
+        state |= flags::MASQUERADED;
+        out.src = F::snat(node);
+        if out.src == F::ZERO {
+            return Err(Verdict::DropNoSnatAddress);
+        }
+    }
+    out.dst = choice.backend.addr;
+    out.dport = choice.backend.port;
+    out.flags = state;
+    out.backend = choice.id;
+    out.generation = choice.backend.generation;
+    out.set = side.set;
+    out.seen = clock::ticks();
+    out.routed = 0;
+    out.ifindex = 0;
+    out.mtu = 0;
+    out.way = 0;
+    Ok(())
+}
+
+/// [`reserve`] found no free port.
+const EXHAUSTED: u32 = 0x1_0000;
+/// [`reserve`] could not enter anything.
+const TABLE_FULL: u32 = 0x1_0001;
+
+/// Enters the reply tuple of a flow under the client's own port or, where that tuple belongs to another live flow (two
+/// frontends, one backend, same client port) or masquerading needs it, under another port. Returns the port as it lies
+/// in the packet, or one of the codes above.
+#[inline(never)]
+fn reserve<F: Family>(tuple: &FlowKey<F::Addr>, node: &Node, draft: &mut Draft<F::Addr>, hash: u32) -> u32 {
+    let (tuple, node) = (opaque(tuple), opaque(node));
+    // What the verifier reads back from a map it knows nothing about: one state instead of one for each way here.
+    // SAFETY: a plain read of our own memory.
+    let state = unsafe { core::ptr::addr_of!(draft.forward.flags).read_volatile() };
+    // SAFETY: as above.
+    let now = unsafe { core::ptr::addr_of!(draft.forward.seen).read_volatile() };
+    let masquerade = state & flags::MASQUERADED != 0;
+    let first = node.snat_port_first;
+    let span = (node.snat_port_last.wrapping_sub(first) as u32 & 0xffff) + 1;
+    let mut key = other::<F>(&draft.forward, tuple.protocol);
+    key.dport = tuple.sport;
+    let reply = &mut draft.reply;
+    *reply = draft.forward;
+    reply.src = tuple.dst;
+    reply.dst = tuple.src;
+    reply.sport = tuple.dport;
+    reply.dport = tuple.sport;
+    reply.flags = state | flags::REPLY;
+    let own = u16::from_be_bytes(tuple.sport);
+    let keep = !masquerade || (own >= first && own <= node.snat_port_last);
+    let mut random = hash;
+    for attempt in 0..PORT_TRIES {
+        if attempt > 0 || !keep {
+            random = select::mix(random ^ 0x9e37_79b9);
+            let port = first as u32 + ((random as u64 * span as u64) >> 32) as u32;
+            key.dport = (port as u16).to_be_bytes();
+        }
+        match F::flows().insert(&key, &*reply, NOEXIST) {
+            Ok(()) => return u16::from_ne_bytes(key.dport) as u32,
+            Err(EEXIST) => {}
+            Err(_) => return TABLE_FULL,
+        }
+        // SAFETY: an LRU entry may be reused under us; the worst is one port not given away.
+        let Some(taken) = (unsafe { F::flows().get(&key) }) else {
+            continue;
+        };
+        let ours = (taken.dst == tuple.src)
+            & (taken.src == tuple.dst)
+            & (taken.dport == tuple.sport)
+            & (taken.sport == tuple.dport);
+        if ours | idle(taken.flags, tuple.protocol, now.wrapping_sub(taken.seen)) {
+            return match F::flows().insert(&key, &*reply, ANY) {
+                Ok(()) => u16::from_ne_bytes(key.dport) as u32,
+                Err(_) => TABLE_FULL,
+            };
+        }
+    }
+    EXHAUSTED
+}
+
+/// Whether a flow that was last seen `age` ticks ago may lose its reply tuple.
+#[inline(always)]
+fn idle(state: u32, protocol: u8, age: u32) -> bool {
+    let limit = if state & flags::CLOSED != 0 {
+        CLOSED_IDLE
+    } else if protocol == crate::packet::TCP {
+        TCP_IDLE
+    } else {
+        UDP_IDLE
+    };
+    age >= limit
+}
+
+/// The key of the entry for the other direction.
+#[inline(always)]
+pub(crate) fn other<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> FlowKey<F::Addr> {
+    FlowKey {
+        src: flow.dst,
+        dst: flow.src,
+        sport: flow.dport,
+        dport: flow.sport,
+        protocol,
+        pad: [0; 3],
+    }
+}

@@ -1,0 +1,209 @@
+//! Where a translated packet goes: up the stack, or straight to the next interface.
+
+use crate::{
+    family::Family,
+    hook::Hook,
+    maps::DEVICES,
+    packet::{ETH, Parsed, Skb, TCP},
+};
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+        bpf_fib_lookup as Params,
+    },
+    helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+};
+use proxy_common::{
+    abi::{Node, device_flags, way},
+    verdict::Verdict,
+};
+
+/// Let the kernel go on with the packet (and other programs see it).
+pub(crate) const NEXT: i32 = -1;
+/// Drop.
+pub(crate) const SHOT: i32 = 2;
+const REDIRECT: i64 = 7;
+const TO_INGRESS: u64 = 1;
+
+/// Hides what a reference points to from the optimiser, which would otherwise pass its fields instead of the reference
+/// to a function of its own, and run out of the five argument registers.
+#[inline(always)]
+pub(crate) fn opaque<T>(reference: &T) -> &T {
+    core::hint::black_box(reference)
+}
+
+/// What a function that the kernel calls as such returns: one register for an action or a verdict.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Packed(u64);
+
+impl Packed {
+    const ACTION: u64 = 1 << 63;
+
+    /// Puts an action or a verdict into one register.
+    #[inline(always)]
+    pub(crate) fn pack(result: Result<i32, Verdict>) -> Self {
+        match result {
+            Ok(action) => Self(Self::ACTION | action as u32 as u64),
+            Err(verdict) => Self(verdict as u32 as u64),
+        }
+    }
+
+    /// An action counts as `verdict`; a verdict stays what it is.
+    #[inline(always)]
+    pub(crate) fn unpack(self, verdict: Verdict) -> Result<(Verdict, i32), Verdict> {
+        if self.0 & Self::ACTION != 0 {
+            return Ok((verdict, self.0 as u32 as i32));
+        }
+        // SAFETY: without the bit, `pack` put a verdict's own number here.
+        Err(unsafe { core::mem::transmute::<u32, Verdict>(self.0 as u32) })
+    }
+}
+
+/// An answer of the routing table.
+#[derive(Clone, Copy)]
+pub(crate) struct Route {
+    /// Outgoing interface, unless `way` is the stack.
+    pub(crate) ifindex: u32,
+    /// Largest IP packet, bytes; 0 = unknown.
+    pub(crate) mtu: u16,
+    /// One of [`way`].
+    pub(crate) way: u16,
+}
+
+/// A [`Route`] in one register.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct PackedRoute(u64);
+
+impl PackedRoute {
+    #[inline(always)]
+    fn pack(route: Route) -> Self {
+        Self((route.ifindex as u64) << 32 | (route.mtu as u64) << 16 | route.way as u64)
+    }
+
+    #[inline(always)]
+    pub(crate) fn open(self) -> Route {
+        Route {
+            ifindex: (self.0 >> 32) as u32,
+            mtu: (self.0 >> 16) as u16,
+            way: self.0 as u16,
+        }
+    }
+}
+
+impl Route {
+    /// Up the stack.
+    pub(crate) const STACK: Self = Self {
+        ifindex: 0,
+        mtu: 0,
+        way: way::STACK,
+    };
+}
+
+/// Asks the kernel's routing table for the way from here to `dst`.
+#[inline(never)]
+pub(crate) fn lookup<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Addr) -> PackedRoute {
+    PackedRoute::pack(ask::<F>(skb, hook, protocol, opaque(src), opaque(dst)))
+}
+
+#[inline(always)]
+fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Addr) -> Route {
+    // SAFETY: all-zero is a valid value of this C struct.
+    let mut params: Params = unsafe { core::mem::zeroed() };
+    params.family = F::AF;
+    params.l4_protocol = protocol;
+    params.ifindex = skb.ifindex();
+    F::fib(&mut params, src, dst);
+    // SAFETY: `params` is valid for the size given.
+    let code = unsafe { bpf_fib_lookup(skb.0.cast(), &mut params, size_of::<Params>() as i32, 0) };
+    let code = code as u32;
+    if code == BPF_FIB_LKUP_RET_NOT_FWDED {
+        return Route {
+            way: way::LOCAL,
+            ..Route::STACK
+        };
+    }
+    if code != BPF_FIB_LKUP_RET_SUCCESS && code != BPF_FIB_LKUP_RET_NO_NEIGH && code != BPF_FIB_LKUP_RET_FRAG_NEEDED {
+        return Route::STACK;
+    }
+    let ifindex = params.ifindex;
+    // SAFETY: both arms of the union are 16-bit integers.
+    let mtu = if code == BPF_FIB_LKUP_RET_NO_NEIGH {
+        0
+    } else {
+        unsafe { params.__bindgen_anon_1.mtu_result }
+    };
+    // SAFETY: NO_PREALLOC map, the entry outlives this program run.
+    let device = unsafe { DEVICES.get(ifindex) }.copied().unwrap_or(0);
+    let peer = hook.ingress() && device & device_flags::PEER != 0;
+    Route {
+        ifindex,
+        mtu,
+        way: if peer { way::PEER } else { way::NEIGHBOUR },
+    }
+}
+
+/// Whether the packet (or, for GSO, each of its segments) is larger than `mtu`.
+#[inline(always)]
+pub(crate) fn too_big<F: Family>(skb: Skb, parsed: &Parsed<F>, mtu: u16) -> bool {
+    if mtu == 0 || skb.len() <= mtu as u32 + ETH {
+        return false;
+    }
+    let segment = skb.gso_size();
+    if segment == 0 {
+        return true;
+    }
+    let transport = if parsed.tuple.protocol == TCP {
+        (skb.read::<[u8; 2]>(parsed.l4 + 12).unwrap_or([0x50, 0])[0] >> 4) as u32 * 4
+    } else {
+        8
+    };
+    parsed.l4 - ETH + transport + segment > mtu as u32
+}
+
+/// Sends the packet on its way.
+#[inline(always)]
+pub(crate) fn send(skb: Skb, node: &Node, route: Route) -> Result<i32, Verdict> {
+    // SAFETY (all): plain integers; a bad interface index is refused or drops the packet.
+    let code = match route.way {
+        way::PEER => unsafe { bpf_redirect_peer(route.ifindex, 0) },
+        way::NEIGHBOUR => unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) },
+        way::LOCAL if skb.ifindex() != node.lo_ifindex => return to_self(skb, node),
+        _ => return Ok(NEXT),
+    };
+    if code == REDIRECT {
+        Ok(code as i32)
+    } else {
+        Err(Verdict::DropHelperFailed)
+    }
+}
+
+/// Delivers the packet to this node's own sockets through `lo`, which accepts our own addresses as a source.
+#[inline(always)]
+pub(crate) fn to_self(skb: Skb, node: &Node) -> Result<i32, Verdict> {
+    // The receiving side compares with lo's all-zero hardware address.
+    skb.store(0, &[0u8; 12])?;
+    // SAFETY: plain integers.
+    let code = unsafe { bpf_redirect(node.lo_ifindex, TO_INGRESS) };
+    if code == REDIRECT {
+        Ok(code as i32)
+    } else {
+        Err(Verdict::DropHelperFailed)
+    }
+}
+
+/// Sends an answer that we built back to where the packet came from.
+#[inline(always)]
+pub(crate) fn back(skb: Skb, hook: Hook, node: &Node) -> Result<i32, Verdict> {
+    if matches!(hook, Hook::ToNet) {
+        return to_self(skb, node);
+    }
+    // SAFETY: plain integers.
+    let code = unsafe { bpf_redirect(skb.ifindex(), 0) };
+    if code == REDIRECT {
+        Ok(code as i32)
+    } else {
+        Err(Verdict::DropHelperFailed)
+    }
+}

@@ -1,0 +1,72 @@
+//! Builds the agent and the programs that show and measure it, and becomes one of them.
+
+use crate::{progress::Progress, setup, tools, workspace::Workspace};
+use anyhow::{Context as _, Result, bail};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitCode, Stdio},
+};
+
+/// The variable that tells the demo, the benchmark and the tests which agent to run: a path.
+pub(crate) const AGENT_VARIABLE: &str = "FAIRLEAD_BIN";
+
+/// Builds the agent.
+pub(crate) fn build_agent(workspace: &Workspace, progress: &Progress, debug: bool) -> Result<()> {
+    setup::run(progress)?;
+    let profile = if debug { "debug" } else { "release" };
+    let mut cargo = tools::cargo();
+    cargo.args(["build", "--package", "fairlead"]);
+    if !debug {
+        cargo.arg("--release");
+    }
+    build(workspace, progress, &mut cargo)?;
+    progress.say(workspace.binary(profile, "fairlead").display());
+    Ok(())
+}
+
+/// Builds the agent and a program of `tests/src/bin`, and becomes that program; `Ok` is never returned.
+pub(crate) fn exec(
+    workspace: &Workspace,
+    progress: &Progress,
+    program: &str,
+    arguments: &[OsString],
+) -> Result<ExitCode> {
+    setup::run(progress)?;
+    let mut cargo = tools::cargo();
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "fairlead",
+        "--package",
+        "fairlead-tests",
+    ]);
+    cargo.args(["--bin", "fairlead", "--bin", program]);
+    build(workspace, progress, &mut cargo)?;
+    let path = workspace.binary("release", program);
+    let error = Command::new(&path)
+        .args(arguments)
+        .env(AGENT_VARIABLE, workspace.binary("release", "fairlead"))
+        .exec();
+    Err(error).with_context(|| path.display().to_string())
+}
+
+fn build(workspace: &Workspace, progress: &Progress, cargo: &mut Command) -> Result<()> {
+    let step = progress.begin(format_args!(
+        "cargo {}",
+        tools::typed(cargo).split_once(' ').map_or("", |(_, words)| words)
+    ));
+    // Cargo's own words go to stderr; stdout may belong to the program that runs next.
+    let status = cargo
+        .current_dir(&workspace.root)
+        .stdin(Stdio::null())
+        .status()
+        .context("cargo could not start")?;
+    if !status.success() {
+        step.failed();
+        bail!("the build failed; the compiler's words are above");
+    }
+    step.done();
+    Ok(())
+}
