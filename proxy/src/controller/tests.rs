@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     clock::Now,
+    error::Skipped,
     config::{LinkFilter, NodePortAddresses},
     health::{CheckState, ProxyHealth},
     hostview::{DefaultRoute, LinkFacts, NodeSettings},
