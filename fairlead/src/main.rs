@@ -1,2 +1,29 @@
 //! The one binary.
-fn main() {}
+
+mod cleanup;
+mod client;
+mod flags;
+mod joints;
+mod logging;
+mod preflight;
+mod proxy;
+mod status;
+
+use clap::Parser;
+use flags::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Proxy(args) => proxy::main(&args),
+        Command::Status(args) => status::main(&args),
+        Command::Cleanup(args) => cleanup::main(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fairlead: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

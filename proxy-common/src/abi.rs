@@ -41,7 +41,7 @@ unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 
-/// Declares `repr(C)` structs and proves, per address family, that they have no padding: their size is the sum of
+/// Declares `repr(C)` structs, aligned so that the kernel side copies words and not bytes, and proves, per address family, that they have no padding: their size is the sum of
 /// their fields.
 macro_rules! abi {
     ($($(#[$doc:meta])* struct $name:ident $(<$a:ident> as $v4:ident, $v6:ident)? {
@@ -49,7 +49,7 @@ macro_rules! abi {
     })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(C)]
+        #[repr(C, align(4))]
         pub struct $name $(<$a>)? { $($(#[$fdoc])* pub $field: $ty,)* }
         abi!(@plain $name, $($a as $v4, $v6,)? $($ty),*);
     )*};

@@ -5,15 +5,12 @@
 use crate::{
     family::Family,
     hook::Hook,
+    maps::QUOTE,
     packet::{ETH, Parsed, Skb, TCP, UDP, tcp},
     route::{self, Packed, opaque},
 };
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_change_tail};
-use proxy_common::{
-    abi::Node,
-    csum,
-    verdict::Verdict,
-};
+use proxy_common::{abi::Node, csum, verdict::Verdict};
 
 /// What an ICMP error says.
 #[derive(Clone, Copy)]
@@ -28,7 +25,11 @@ pub(crate) enum Error {
 fn resize(skb: Skb, len: u32) -> Result<(), Verdict> {
     // SAFETY: valid context.
     let code = unsafe { bpf_skb_change_tail(skb.0, len, 0) };
-    if code == 0 { Ok(()) } else { Err(Verdict::DropHelperFailed) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(Verdict::DropHelperFailed)
+    }
 }
 
 /// Unfolded sum of `bytes`, whose length must be a multiple of 4.
@@ -36,7 +37,13 @@ fn resize(skb: Skb, len: u32) -> Result<(), Verdict> {
 fn sum<const N: usize>(bytes: &[u8; N]) -> u64 {
     // SAFETY: reads N bytes of `bytes`; the helper wants a multiple of 4, which callers give.
     let sum = unsafe {
-        bpf_csum_diff(core::ptr::null_mut(), 0, core::ptr::from_ref(bytes).cast_mut().cast(), N as u32, 0)
+        bpf_csum_diff(
+            core::ptr::null_mut(),
+            0,
+            core::ptr::from_ref(bytes).cast_mut().cast(),
+            N as u32,
+            0,
+        )
     };
     sum as u64 & 0xffff_ffff
 }
@@ -147,31 +154,23 @@ fn icmp<F: Family>(skb: Skb, parsed: &Parsed<F>, error: Error) -> Result<(), Ver
         // IP options or extension headers: nobody sends them to a service; not worth a variable-size quote.
         return Err(Verdict::DropHelperFailed);
     }
+    // SAFETY: this CPU's own entry.
+    let quote = unsafe { &mut *QUOTE.get_ptr_mut(0).ok_or(Verdict::DropHelperFailed)? };
     if F::V6 {
-        let quote: [u8; QUOTE_V6] = load_array(skb)?;
         let head = match error {
             Error::PortUnreachable => [1, 4, 0, 0, 0, 0, 0, 0],
             Error::TooBig(mtu) => [2, 0, 0, 0, 0, 0, mtu.to_be_bytes()[0], mtu.to_be_bytes()[1]],
         };
-        icmp_write::<F, QUOTE_V6>(skb, parsed, head, &quote)
+        icmp_write::<F, QUOTE_V6>(skb, parsed, head, quote)
     } else {
-        let quote: [u8; QUOTE_V4] = load_array(skb)?;
         let head = match error {
             Error::PortUnreachable => [3, 3, 0, 0, 0, 0, 0, 0],
             Error::TooBig(mtu) => [3, 4, 0, 0, 0, 0, mtu.to_be_bytes()[0], mtu.to_be_bytes()[1]],
         };
-        icmp_write::<F, QUOTE_V4>(skb, parsed, head, &quote)
+        // SAFETY: a prefix of the larger array.
+        let quote = unsafe { &mut *core::ptr::from_mut(quote).cast::<[u8; QUOTE_V4]>() };
+        icmp_write::<F, QUOTE_V4>(skb, parsed, head, quote)
     }
-}
-
-#[inline(always)]
-fn load_array<const N: usize>(skb: Skb) -> Result<[u8; N], Verdict> {
-    let mut bytes = [0u8; N];
-    // SAFETY: `bytes` is valid for N bytes.
-    let code = unsafe {
-        aya_ebpf::helpers::generated::bpf_skb_load_bytes(skb.0.cast(), ETH, bytes.as_mut_ptr().cast(), N as u32)
-    };
-    if code == 0 { Ok(bytes) } else { Err(Verdict::DropHelperFailed) }
 }
 
 #[inline(always)]
@@ -179,8 +178,10 @@ fn icmp_write<F: Family, const N: usize>(
     skb: Skb,
     parsed: &Parsed<F>,
     mut head: [u8; 8],
-    quote: &[u8; N],
+    quote: &mut [u8; N],
 ) -> Result<(), Verdict> {
+    skb.load_into(ETH, quote)?;
+    let quote = &*quote;
     let length = 8 + N as u16;
     resize(skb, ETH + F::HEADER + length as u32)?;
     let addresses = ip_header(skb, parsed, F::ICMP, length)?;
@@ -198,5 +199,5 @@ fn icmp_write<F: Family, const N: usize>(
 /// Whether an answer may be sent at all: never to an ICMP packet, never to a later fragment (RFC 1122, 3.2.2).
 #[inline(always)]
 pub(crate) fn answerable<F: Family>(parsed: &Parsed<F>) -> bool {
-    matches!(parsed.tuple.protocol, TCP | UDP) && !matches!(parsed.piece, crate::packet::Piece::Later)
+    matches!(parsed.tuple.protocol, TCP | UDP) && !parsed.piece.later()
 }

@@ -4,14 +4,14 @@ use crate::{
     clock,
     family::Family,
     hook::Hook,
-    maps::{Range, SLOTS},
-    packet::{ETH, Parsed},
+    maps::{Draft, Range, SLOTS},
+    packet::Parsed,
     route::opaque,
 };
 use aya_ebpf::maps::lpm_trie::Key as PrefixKey;
 use proxy_common::{
     abi::{
-        Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Node, Port, SlotKey, backend_flags,
+        Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Node, SlotKey, backend_flags,
         flow_flags as flags, frontend_flags,
     },
     select,
@@ -23,7 +23,7 @@ const NOEXIST: u64 = 1;
 const EEXIST: i32 = -17;
 
 /// Source ports tried for one new flow before it is dropped.
-const PORT_TRIES: u32 = 16;
+const PORT_TRIES: u32 = 8;
 /// A closed flow's reply tuple may be given away after this, ticks: TIME_WAIT is over at the other end's leisure, but a
 /// SYN with a higher sequence number is accepted (RFC 6191).
 const CLOSED_IDLE: u32 = 10 * clock::SECOND;
@@ -35,7 +35,12 @@ const TCP_IDLE: u32 = 86_400 * clock::SECOND;
 /// The frontend that a packet asks for.
 #[inline(always)]
 pub(crate) fn frontend<F: Family>(tuple: &FlowKey<F::Addr>) -> Option<&'static Frontend> {
-    let key = FrontendKey { addr: tuple.dst, port: tuple.dport, protocol: tuple.protocol, pad: 0 };
+    let key = FrontendKey {
+        addr: tuple.dst,
+        port: tuple.dport,
+        protocol: tuple.protocol,
+        pad: 0,
+    };
     // SAFETY: NO_PREALLOC map: the value is not reused while this program runs.
     unsafe { F::frontends().get(key) }
 }
@@ -70,7 +75,10 @@ pub(crate) fn pick<F: Family>(set: u32, count: u16, hash: u32) -> Option<Choice<
     // SAFETY: NO_PREALLOC map.
     let slot = unsafe { SLOTS.get(SlotKey { set, slot: slot as u32 }) }?;
     let backend = backend::<F>(slot.backend, slot.generation)?;
-    Some(Choice { id: slot.backend, backend })
+    Some(Choice {
+        id: slot.backend,
+        backend,
+    })
 }
 
 /// The backend that this client stuck to, if it may still be chosen.
@@ -103,7 +111,13 @@ fn try_open<F: Family>(parsed: &Parsed<F>, hook: Hook, node: &Node) -> Result<()
     let tuple = &parsed.tuple;
     let frontend = frontend::<F>(tuple).ok_or(Verdict::NotService)?;
     if frontend.flags & frontend_flags::SOURCE_RANGES != 0 {
-        let key = PrefixKey::new(32 + F::BITS, Range { ranges: frontend.ranges, addr: tuple.src });
+        let key = PrefixKey::new(
+            32 + F::BITS,
+            Range {
+                ranges: frontend.ranges,
+                addr: tuple.src,
+            },
+        );
         F::ranges().get(key).ok_or(Verdict::DropSourceRange)?;
     }
     let side = Side::of(frontend, hook)?;
@@ -112,8 +126,19 @@ fn try_open<F: Family>(parsed: &Parsed<F>, hook: Hook, node: &Node) -> Result<()
     let draft = unsafe { &mut *F::draft().get_ptr_mut(0).ok_or(Verdict::DropHelperFailed)? };
     describe::<F>(tuple, hook, node, frontend, &side, &choice, &mut draft.forward)?;
     let hash = hash::<F>(tuple, node.seed);
-    draft.forward.sport = reserve::<F>(tuple, node, &draft.forward, &mut draft.reply, hash)?;
-    F::flows().insert(tuple, &draft.forward, ANY).map_err(|_| Verdict::DropFlowTableFull)
+    let port = reserve::<F>(tuple, node, draft, hash);
+    if port > u16::MAX as u32 {
+        let full = port == TABLE_FULL;
+        return Err(if full {
+            Verdict::DropFlowTableFull
+        } else {
+            Verdict::DropSnatPortsExhausted
+        });
+    }
+    draft.forward.sport = (port as u16).to_ne_bytes();
+    F::flows()
+        .insert(tuple, &draft.forward, ANY)
+        .map_err(|_| Verdict::DropFlowTableFull)
 }
 
 /// The half of a frontend that speaks to clients at one side of the node.
@@ -129,9 +154,21 @@ impl Side {
         use frontend_flags as f;
         let outside = matches!(hook, Hook::FromNet);
         let (set, count, reject, drop, local) = if outside {
-            (frontend.external_set, frontend.external_count, f::EXTERNAL_REJECT, f::EXTERNAL_DROP, f::EXTERNAL_LOCAL)
+            (
+                frontend.external_set,
+                frontend.external_count,
+                f::EXTERNAL_REJECT,
+                f::EXTERNAL_DROP,
+                f::EXTERNAL_LOCAL,
+            )
         } else {
-            (frontend.internal_set, frontend.internal_count, f::INTERNAL_REJECT, f::INTERNAL_DROP, f::INTERNAL_LOCAL)
+            (
+                frontend.internal_set,
+                frontend.internal_count,
+                f::INTERNAL_REJECT,
+                f::INTERNAL_DROP,
+                f::INTERNAL_LOCAL,
+            )
         };
         if frontend.flags & drop != 0 {
             return Err(Verdict::DropNoLocalEndpoints);
@@ -139,7 +176,11 @@ impl Side {
         if frontend.flags & reject != 0 {
             return Err(Verdict::RejectNoEndpoints);
         }
-        Ok(Self { set, count, local: frontend.flags & local != 0 })
+        Ok(Self {
+            set,
+            count,
+            local: frontend.flags & local != 0,
+        })
     }
 }
 
@@ -156,14 +197,25 @@ fn choose<F: Family>(
     if timeout_s == 0 {
         return pick_twice::<F>(tuple, frontend, side, hash);
     }
-    let key = AffinityKey { client: tuple.src, set: side.set };
+    let key = AffinityKey {
+        client: tuple.src,
+        set: side.set,
+    };
     let now_s = (clock::now_ns() / 1_000_000_000) as u32;
-    let member = if side.local { backend_flags::IN_LOCAL } else { backend_flags::IN_CLUSTER };
+    let member = if side.local {
+        backend_flags::IN_LOCAL
+    } else {
+        backend_flags::IN_CLUSTER
+    };
     let choice = match sticky::<F>(&key, timeout_s, now_s, member) {
         Some(choice) => choice,
         None => pick_twice::<F>(tuple, frontend, side, hash)?,
     };
-    let value = Affinity { backend: choice.id, generation: choice.backend.generation, used_s: now_s };
+    let value = Affinity {
+        backend: choice.id,
+        generation: choice.backend.generation,
+        used_s: now_s,
+    };
     // A full LRU evicts; a failure costs stickiness, not the flow.
     let _ = F::affinity().insert(&key, &value, ANY);
     Ok(choice)
@@ -236,27 +288,34 @@ fn describe<F: Family>(
     Ok(())
 }
 
+/// [`reserve`] found no free port.
+const EXHAUSTED: u32 = 0x1_0000;
+/// [`reserve`] could not enter anything.
+const TABLE_FULL: u32 = 0x1_0001;
+
 /// Enters the reply tuple of a flow under the client's own port or, where that tuple belongs to another live flow (two
-/// frontends, one backend, same client port) or masquerading needs it, under another port. Returns the port.
-#[inline(always)]
-fn reserve<F: Family>(
-    tuple: &FlowKey<F::Addr>,
-    node: &Node,
-    flow: &Flow<F::Addr>,
-    reply: &mut Flow<F::Addr>,
-    hash: u32,
-) -> Result<Port, Verdict> {
-    let masquerade = flow.flags & flags::MASQUERADED != 0;
+/// frontends, one backend, same client port) or masquerading needs it, under another port. Returns the port as it lies
+/// in the packet, or one of the codes above.
+#[inline(never)]
+fn reserve<F: Family>(tuple: &FlowKey<F::Addr>, node: &Node, draft: &mut Draft<F::Addr>, hash: u32) -> u32 {
+    let (tuple, node) = (opaque(tuple), opaque(node));
+    // What the verifier reads back from a map it knows nothing about: one state instead of one for each way here.
+    // SAFETY: a plain read of our own memory.
+    let state = unsafe { core::ptr::addr_of!(draft.forward.flags).read_volatile() };
+    // SAFETY: as above.
+    let now = unsafe { core::ptr::addr_of!(draft.forward.seen).read_volatile() };
+    let masquerade = state & flags::MASQUERADED != 0;
     let first = node.snat_port_first;
     let span = (node.snat_port_last.wrapping_sub(first) as u32 & 0xffff) + 1;
-    let mut key = other::<F>(flow, tuple.protocol);
+    let mut key = other::<F>(&draft.forward, tuple.protocol);
     key.dport = tuple.sport;
-    *reply = *flow;
+    let reply = &mut draft.reply;
+    *reply = draft.forward;
     reply.src = tuple.dst;
     reply.dst = tuple.src;
     reply.sport = tuple.dport;
     reply.dport = tuple.sport;
-    reply.flags |= flags::REPLY;
+    reply.flags = state | flags::REPLY;
     let own = u16::from_be_bytes(tuple.sport);
     let keep = !masquerade || (own >= first && own <= node.snat_port_last);
     let mut random = hash;
@@ -267,23 +326,26 @@ fn reserve<F: Family>(
             key.dport = (port as u16).to_be_bytes();
         }
         match F::flows().insert(&key, &*reply, NOEXIST) {
-            Ok(()) => return Ok(key.dport),
+            Ok(()) => return u16::from_ne_bytes(key.dport) as u32,
             Err(EEXIST) => {}
-            Err(_) => return Err(Verdict::DropFlowTableFull),
+            Err(_) => return TABLE_FULL,
         }
         // SAFETY: an LRU entry may be reused under us; the worst is one port not given away.
-        if let Some(taken) = unsafe { F::flows().get(&key) } {
-            let ours = taken.dst == tuple.src
-                && taken.src == tuple.dst
-                && taken.dport == tuple.sport
-                && taken.sport == tuple.dport;
-            if ours || idle(taken.flags, tuple.protocol, flow.seen.wrapping_sub(taken.seen)) {
-                F::flows().insert(&key, &*reply, ANY).map_err(|_| Verdict::DropFlowTableFull)?;
-                return Ok(key.dport);
-            }
+        let Some(taken) = (unsafe { F::flows().get(&key) }) else {
+            continue;
+        };
+        let ours = (taken.dst == tuple.src)
+            & (taken.src == tuple.dst)
+            & (taken.dport == tuple.sport)
+            & (taken.sport == tuple.dport);
+        if ours | idle(taken.flags, tuple.protocol, now.wrapping_sub(taken.seen)) {
+            return match F::flows().insert(&key, &*reply, ANY) {
+                Ok(()) => u16::from_ne_bytes(key.dport) as u32,
+                Err(_) => TABLE_FULL,
+            };
         }
     }
-    Err(Verdict::DropSnatPortsExhausted)
+    EXHAUSTED
 }
 
 /// Whether a flow that was last seen `age` ticks ago may lose its reply tuple.
@@ -302,8 +364,12 @@ fn idle(state: u32, protocol: u8, age: u32) -> bool {
 /// The key of the entry for the other direction.
 #[inline(always)]
 pub(crate) fn other<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> FlowKey<F::Addr> {
-    FlowKey { src: flow.dst, dst: flow.src, sport: flow.dport, dport: flow.sport, protocol, pad: [0; 3] }
+    FlowKey {
+        src: flow.dst,
+        dst: flow.src,
+        sport: flow.dport,
+        dport: flow.sport,
+        protocol,
+        pad: [0; 3],
+    }
 }
-
-/// Largest offset at which we look for a header, so that the verifier can bound it.
-pub(crate) const MAX_HEADERS: u32 = ETH + 40 + 512;

@@ -1,7 +1,10 @@
 //! Program entry points: name, hook, and what a miss means there. TC programs let a packet pass that is not theirs;
 //! socket programs leave a call alone.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![allow(missing_docs, reason = "a program has no API; its ABI is documented in fairlead-proxy-common")]
+#![allow(
+    missing_docs,
+    reason = "a program has no API; its ABI is documented in fairlead-proxy-common"
+)]
 
 #[cfg(target_arch = "bpf")]
 mod answer;

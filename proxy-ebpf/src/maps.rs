@@ -80,5 +80,23 @@ pub(crate) struct Draft<A> {
 pub(crate) static DRAFT_V4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static DRAFT_V6: PerCpuArray<Draft<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// The part of a packet that an ICMP error quotes: the larger of the families' IP header and eight bytes more.
+#[map]
+pub(crate) static QUOTE: PerCpuArray<[u8; 48]> = PerCpuArray::with_max_entries(1, 0);
+/// Where a walk over IPv6 extension headers ended.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Extensions {
+    /// Transport protocol.
+    pub(crate) protocol: u32,
+    /// Offset of its header.
+    pub(crate) l4: u32,
+    /// Fragment bits as IPv4 has them.
+    pub(crate) piece: u32,
+    /// Identification of the fragmented datagram.
+    pub(crate) id: [u8; 4],
+}
+#[map]
+pub(crate) static EXTENSIONS: PerCpuArray<Extensions> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(verdict::COUNT, 0);

@@ -2,10 +2,9 @@
 
 use crate::{
     family::Family,
-    flow,
     hook::Hook,
     nat::{self, difference},
-    packet::{Parsed, Skb, TCP, UDP},
+    packet::{self, Parsed, Skb, TCP, UDP},
     route::{self, Packed, opaque},
 };
 use proxy_common::{
@@ -17,7 +16,11 @@ use proxy_common::{
 /// Whether an ICMP type is an error that quotes a packet (RFC 792, RFC 4443).
 #[inline(always)]
 fn is_error<F: Family>(kind: u8) -> bool {
-    if F::V6 { (1..=4).contains(&kind) } else { matches!(kind, 3 | 4 | 11 | 12) }
+    if F::V6 {
+        (1..=4).contains(&kind)
+    } else {
+        matches!(kind, 3 | 4 | 11 | 12)
+    }
 }
 
 /// Translates an ICMP error at `hook`, if it quotes a packet of a flow that is ours to translate here.
@@ -28,19 +31,27 @@ pub(crate) fn translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, nod
 
 #[inline(always)]
 fn try_translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Node) -> Result<i32, Verdict> {
-    let kind: u8 = skb.read(parsed.l4).ok_or(Verdict::NotTranslatable)?;
-    if !is_error::<F>(kind) || parsed.l4 > flow::MAX_HEADERS {
+    let [kind, _]: [u8; 2] = skb.read(parsed.l4).ok_or(Verdict::NotTranslatable)?;
+    if !is_error::<F>(kind) || parsed.l4 > packet::MAX_OFFSET / 2 {
         return Err(Verdict::NotTranslatable);
     }
     // The quoted IP header; one with options or extension headers is not worth the walk.
     let inner = parsed.l4 + 8;
-    let protocol: u8 = skb.load(inner + if F::V6 { 6 } else { 9 }).ok_or(Verdict::NotTranslatable)?;
+    let protocol: u8 = skb
+        .load(inner + if F::V6 { 6 } else { 9 })
+        .ok_or(Verdict::NotTranslatable)?;
     let first: u8 = skb.load(inner).ok_or(Verdict::NotTranslatable)?;
     if !matches!(protocol, TCP | UDP) || (!F::V6 && first != 0x45) {
         return Err(Verdict::NotTranslatable);
     }
-    let mut key =
-        FlowKey { src: F::ZERO, dst: F::ZERO, sport: [0; 2], dport: [0; 2], protocol, pad: [0; 3] };
+    let mut key = FlowKey {
+        src: F::ZERO,
+        dst: F::ZERO,
+        sport: [0; 2],
+        dport: [0; 2],
+        protocol,
+        pad: [0; 3],
+    };
     // The quoted packet went the other way: its reply would carry the reversed tuple, and that is what flows know.
     skb.load_into(inner + F::SRC, &mut key.dst)?;
     skb.load_into(inner + F::SRC + F::BITS / 8, &mut key.src)?;
@@ -66,7 +77,11 @@ fn try_translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Nod
         return Ok(route::NEXT);
     }
     if reply && !masqueraded && flow.flags & flags::FROM_HOST != 0 {
-        return if flow.flags & flags::NODE_ADDRESS != 0 { route::to_self(skb, node) } else { Ok(route::NEXT) };
+        return if flow.flags & flags::NODE_ADDRESS != 0 {
+            route::to_self(skb, node)
+        } else {
+            Ok(route::NEXT)
+        };
     }
     if !direct && !masqueraded {
         return Ok(route::NEXT);
@@ -80,10 +95,15 @@ fn try_translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Nod
 #[inline(never)]
 fn error<F: Family>(skb: Skb, parsed: &Parsed<F>, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> bool {
     let (parsed, key, flow) = (opaque(parsed), opaque(key), opaque(flow));
-    let old = (&parsed.tuple.src, &parsed.tuple.dst);
-    let src = if *old.0 == key.src { &flow.src } else { old.0 };
-    let dst = if *old.1 == key.dst { &flow.dst } else { old.1 };
-    match nat::rewrite_addresses::<F>(skb, old, (src, dst), false) {
+    let old = nat::key_pair::<F>(&parsed.tuple);
+    let mut new = *old;
+    if old[0] == key.src {
+        new[0] = flow.src;
+    }
+    if old[1] == key.dst {
+        new[1] = flow.dst;
+    }
+    match nat::rewrite_addresses::<F>(skb, old, &new, false) {
         Ok(pseudo) => !F::V6 || nat::fix_l4::<F>(skb, parsed.l4 + 2, pseudo, nat::PSEUDO).is_ok(),
         Err(_) => false,
     }
@@ -98,7 +118,7 @@ fn quoted<F: Family>(skb: Skb, l4: u32, key: &FlowKey<F::Addr>, flow: &Flow<F::A
 #[inline(always)]
 fn write_quote<F: Family>(skb: Skb, l4: u32, key: &FlowKey<F::Addr>, flow: &Flow<F::Addr>) -> Result<(), Verdict> {
     let inner = l4 + 8;
-    let addresses = difference(F::sum(&key.src) + F::sum(&key.dst), F::sum(&flow.src) + F::sum(&flow.dst));
+    let addresses = nat::pair_difference::<F>(nat::key_pair::<F>(key), nat::flow_pair::<F>(flow));
     let mut body = difference(
         u16::from_ne_bytes(key.sport) as u64 + u16::from_ne_bytes(key.dport) as u64,
         u16::from_ne_bytes(flow.sport) as u64 + u16::from_ne_bytes(flow.dport) as u64,

@@ -84,13 +84,21 @@ impl PackedRoute {
 
     #[inline(always)]
     pub(crate) fn open(self) -> Route {
-        Route { ifindex: (self.0 >> 32) as u32, mtu: (self.0 >> 16) as u16, way: self.0 as u16 }
+        Route {
+            ifindex: (self.0 >> 32) as u32,
+            mtu: (self.0 >> 16) as u16,
+            way: self.0 as u16,
+        }
     }
 }
 
 impl Route {
     /// Up the stack.
-    pub(crate) const STACK: Self = Self { ifindex: 0, mtu: 0, way: way::STACK };
+    pub(crate) const STACK: Self = Self {
+        ifindex: 0,
+        mtu: 0,
+        way: way::STACK,
+    };
 }
 
 /// Asks the kernel's routing table for the way from here to `dst`.
@@ -111,18 +119,29 @@ fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Ad
     let code = unsafe { bpf_fib_lookup(skb.0.cast(), &mut params, size_of::<Params>() as i32, 0) };
     let code = code as u32;
     if code == BPF_FIB_LKUP_RET_NOT_FWDED {
-        return Route { way: way::LOCAL, ..Route::STACK };
+        return Route {
+            way: way::LOCAL,
+            ..Route::STACK
+        };
     }
     if code != BPF_FIB_LKUP_RET_SUCCESS && code != BPF_FIB_LKUP_RET_NO_NEIGH && code != BPF_FIB_LKUP_RET_FRAG_NEEDED {
         return Route::STACK;
     }
     let ifindex = params.ifindex;
     // SAFETY: both arms of the union are 16-bit integers.
-    let mtu = if code == BPF_FIB_LKUP_RET_NO_NEIGH { 0 } else { unsafe { params.__bindgen_anon_1.mtu_result } };
+    let mtu = if code == BPF_FIB_LKUP_RET_NO_NEIGH {
+        0
+    } else {
+        unsafe { params.__bindgen_anon_1.mtu_result }
+    };
     // SAFETY: NO_PREALLOC map, the entry outlives this program run.
     let device = unsafe { DEVICES.get(ifindex) }.copied().unwrap_or(0);
     let peer = hook.ingress() && device & device_flags::PEER != 0;
-    Route { ifindex, mtu, way: if peer { way::PEER } else { way::NEIGHBOUR } }
+    Route {
+        ifindex,
+        mtu,
+        way: if peer { way::PEER } else { way::NEIGHBOUR },
+    }
 }
 
 /// Whether the packet (or, for GSO, each of its segments) is larger than `mtu`.
@@ -136,7 +155,7 @@ pub(crate) fn too_big<F: Family>(skb: Skb, parsed: &Parsed<F>, mtu: u16) -> bool
         return true;
     }
     let transport = if parsed.tuple.protocol == TCP {
-        (skb.read::<u8>(parsed.l4 + 12).unwrap_or(0x50) >> 4) as u32 * 4
+        (skb.read::<[u8; 2]>(parsed.l4 + 12).unwrap_or([0x50, 0])[0] >> 4) as u32 * 4
     } else {
         8
     };
@@ -153,7 +172,11 @@ pub(crate) fn send(skb: Skb, node: &Node, route: Route) -> Result<i32, Verdict> 
         way::LOCAL if skb.ifindex() != node.lo_ifindex => return to_self(skb, node),
         _ => return Ok(NEXT),
     };
-    if code == REDIRECT { Ok(code as i32) } else { Err(Verdict::DropHelperFailed) }
+    if code == REDIRECT {
+        Ok(code as i32)
+    } else {
+        Err(Verdict::DropHelperFailed)
+    }
 }
 
 /// Delivers the packet to this node's own sockets through `lo`, which accepts our own addresses as a source.
@@ -163,7 +186,11 @@ pub(crate) fn to_self(skb: Skb, node: &Node) -> Result<i32, Verdict> {
     skb.store(0, &[0u8; 12])?;
     // SAFETY: plain integers.
     let code = unsafe { bpf_redirect(node.lo_ifindex, TO_INGRESS) };
-    if code == REDIRECT { Ok(code as i32) } else { Err(Verdict::DropHelperFailed) }
+    if code == REDIRECT {
+        Ok(code as i32)
+    } else {
+        Err(Verdict::DropHelperFailed)
+    }
 }
 
 /// Sends an answer that we built back to where the packet came from.
@@ -174,5 +201,9 @@ pub(crate) fn back(skb: Skb, hook: Hook, node: &Node) -> Result<i32, Verdict> {
     }
     // SAFETY: plain integers.
     let code = unsafe { bpf_redirect(skb.ifindex(), 0) };
-    if code == REDIRECT { Ok(code as i32) } else { Err(Verdict::DropHelperFailed) }
+    if code == REDIRECT {
+        Ok(code as i32)
+    } else {
+        Err(Verdict::DropHelperFailed)
+    }
 }

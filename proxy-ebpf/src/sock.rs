@@ -95,8 +95,15 @@ impl Call {
 
 #[inline(always)]
 fn bytes(words: [u32; 4]) -> V6 {
-    let [a, b, c, d] = [words[0].to_ne_bytes(), words[1].to_ne_bytes(), words[2].to_ne_bytes(), words[3].to_ne_bytes()];
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    let [a, b, c, d] = [
+        words[0].to_ne_bytes(),
+        words[1].to_ne_bytes(),
+        words[2].to_ne_bytes(),
+        words[3].to_ne_bytes(),
+    ];
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+    ]
 }
 
 /// `::ffff:0:0/96`: an IPv6 socket that speaks IPv4 (RFC 4291, 2.5.5.2).
@@ -107,17 +114,29 @@ fn mapped(words: [u32; 4]) -> Option<V4> {
 
 #[inline(always)]
 fn socket_key<F: Family>(cookie: u64, addr: F::Addr, port: Port) -> SocketKey<F::Addr> {
-    SocketKey { cookie: cookie.to_ne_bytes(), addr, port, pad: [0; 2] }
+    SocketKey {
+        cookie: cookie.to_ne_bytes(),
+        addr,
+        port,
+        pad: [0; 2],
+    }
 }
 
 /// A backend for this socket, remembered so that the application keeps seeing the frontend.
 #[inline(always)]
 fn choose<F: Family>(call: Call, addr: F::Addr, port: Port, stream: bool) -> Option<(F::Addr, Port)> {
     let protocol = if stream { TCP } else { UDP };
-    let tuple = FlowKey { src: F::ZERO, dst: addr, sport: [0; 2], dport: port, protocol, pad: [0; 3] };
+    let tuple = FlowKey {
+        src: F::ZERO,
+        dst: addr,
+        sport: [0; 2],
+        dport: port,
+        protocol,
+        pad: [0; 3],
+    };
     let frontend = flow::frontend::<F>(&tuple)?;
     if frontend.flags & NEEDS_PACKET != 0 || frontend.affinity_timeout_s != 0 {
-        count(Verdict::SocketLeftToTc);
+        count(Verdict::SocketLeftToTc as u32);
         return None;
     }
     let cookie = call.cookie();
@@ -143,7 +162,10 @@ fn choose<F: Family>(call: Call, addr: F::Addr, port: Port, stream: bool) -> Opt
             let hash = select::mix(select::mix(cookie as u32 ^ seed) ^ (cookie >> 32) as u32 ^ F::fold(&addr));
             let choice = flow::pick::<F>(frontend.internal_set, frontend.internal_count, hash)?;
             if !stream {
-                let peer = Slot { backend: choice.id, generation: choice.backend.generation };
+                let peer = Slot {
+                    backend: choice.id,
+                    generation: choice.backend.generation,
+                };
                 // A failure costs stickiness of this socket's datagrams.
                 let _ = F::socket_peers().insert(socket_key::<F>(cookie, addr, port), &peer, 0);
             }
@@ -151,14 +173,18 @@ fn choose<F: Family>(call: Call, addr: F::Addr, port: Port, stream: bool) -> Opt
         }
     };
     let backend = (choice.backend.addr, choice.backend.port);
-    let shown = SocketFrontend { addr, port, pad: [0; 2] };
+    let shown = SocketFrontend {
+        addr,
+        port,
+        pad: [0; 2],
+    };
     let key = socket_key::<F>(cookie, backend.0, backend.1);
     // SAFETY: only whether it is there.
     if stream || unsafe { F::sockets().get(key) }.is_none_or(|old| old.addr != addr || old.port != port) {
         // Without the way back a datagram's answer would come from a stranger: then TC shall do it.
         F::sockets().insert(key, &shown, 0).ok()?;
     }
-    count(Verdict::SocketTranslated);
+    count(Verdict::SocketTranslated as u32);
     Some(backend)
 }
 

@@ -8,7 +8,7 @@ use crate::{
     hook::Hook,
     maps::NODE,
     nat,
-    packet::{self, Parsed, Piece, Skb, TCP, UDP, tcp},
+    packet::{self, Parsed, Skb, TCP, UDP, tcp},
     related,
     route::{self, NEXT, Route, SHOT},
 };
@@ -24,21 +24,41 @@ const IPV6: u32 = 0x86ddu16.to_be() as u32;
 /// Runs the hook and counts its verdict: the only place that turns a verdict into a kernel action.
 #[inline(always)]
 pub(crate) fn run(skb: Skb, hook: Hook) -> i32 {
-    let result = match skb.protocol() {
-        IPV4 => packet::<Ipv4>(skb, hook),
-        IPV6 => packet::<Ipv6>(skb, hook),
-        _ => Err(Verdict::NotTranslatable),
+    let packed = match skb.protocol() {
+        IPV4 => v4(skb, hook),
+        IPV6 => v6(skb, hook),
+        _ => pack(Err(Verdict::NotTranslatable)),
     };
+    count((packed >> 32) as u32);
+    packed as u32 as i32
+}
+
+/// A verdict and the kernel's action in one register.
+#[inline(always)]
+fn pack(result: Result<(Verdict, i32), Verdict>) -> u64 {
     match result {
-        Ok((verdict, action)) => {
-            count(verdict);
-            action
-        }
+        Ok((verdict, action)) => (verdict as u64) << 32 | action as u32 as u64,
         Err(verdict) => {
-            count(verdict);
-            if matches!(verdict.kind(), Kind::Passed) { NEXT } else { SHOT }
+            let action = if matches!(verdict.kind(), Kind::Passed) {
+                NEXT
+            } else {
+                SHOT
+            };
+            (verdict as u64) << 32 | action as u32 as u64
         }
     }
+}
+
+/// The families out of line: together their locals do not fit on one stack frame.
+#[inline(never)]
+fn v4(skb: Skb, hook: Hook) -> u64 {
+    pack(packet::<Ipv4>(skb, hook))
+}
+
+/// See [`v4`].
+#[inline(never)]
+fn v6(skb: Skb, hook: Hook) -> u64 {
+    pack(packet::<Ipv6>(skb, hook))
 }
 
 /// What to do with a packet that belongs to a flow, or might open one.
@@ -58,7 +78,7 @@ fn packet<F: Family>(skb: Skb, hook: Hook) -> Result<(Verdict, i32), Verdict> {
     if parsed.tuple.protocol == F::ICMP {
         return related::translate::<F>(skb, &parsed, hook, node).unpack(Verdict::IcmpRelated);
     }
-    if matches!(parsed.piece, Piece::Later) {
+    if parsed.piece.later() {
         // SAFETY: an LRU entry may be reused under us; wrong ports find no flow.
         let ports = unsafe { F::fragments().get(fragment(&parsed)) }.ok_or(Verdict::NotTranslatable)?;
         parsed.tuple.sport = ports.sport;
@@ -98,14 +118,23 @@ fn packet<F: Family>(skb: Skb, hook: Hook) -> Result<(Verdict, i32), Verdict> {
 #[inline(always)]
 fn fragment<F: Family>(parsed: &Parsed<F>) -> FragmentKey<F::Addr> {
     let tuple = &parsed.tuple;
-    FragmentKey { src: tuple.src, dst: tuple.dst, id: parsed.id, protocol: tuple.protocol, pad: [0; 3] }
+    FragmentKey {
+        src: tuple.src,
+        dst: tuple.dst,
+        id: parsed.id,
+        protocol: tuple.protocol,
+        pad: [0; 3],
+    }
 }
 
 /// Later fragments of this datagram find their ports here.
 #[inline(always)]
 fn remember_fragment<F: Family>(parsed: &Parsed<F>) {
-    if matches!(parsed.piece, Piece::First) {
-        let ports = FragmentPorts { sport: parsed.tuple.sport, dport: parsed.tuple.dport };
+    if parsed.piece.first() {
+        let ports = FragmentPorts {
+            sport: parsed.tuple.sport,
+            dport: parsed.tuple.dport,
+        };
         // A failure costs this datagram its tail; the sender repeats it.
         let _ = F::fragments().insert(fragment(parsed), &ports, 0);
     }
@@ -133,7 +162,11 @@ fn judge<F: Family>(
     let state = entry.flags;
     let protocol = parsed.tuple.protocol;
     if state & flags::REPLY != 0 {
-        return if hook.translates_reply(state, direct) { Ok(Step::Back) } else { Err(Verdict::NotService) };
+        return if hook.translates_reply(state, direct) {
+            Ok(Step::Back)
+        } else {
+            Err(Verdict::NotService)
+        };
     }
     if state & hook.origin() == 0 || !begins(skb, hook) {
         return Err(Verdict::NotService);
@@ -210,7 +243,11 @@ fn way_of<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, entry: &mut Flow<
         entry.mtu = route.mtu;
         entry.way = route.way;
     }
-    Route { ifindex: entry.ifindex, mtu: entry.mtu, way: entry.way }
+    Route {
+        ifindex: entry.ifindex,
+        mtu: entry.mtu,
+        way: entry.way,
+    }
 }
 
 /// Translates the packet and sends it on.

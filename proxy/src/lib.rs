@@ -3,8 +3,18 @@
 //! Everything up to the ops is a pure function of its input; [`source`] is the only way in, [`dataplane`] the only
 //! way out.
 
+pub mod clock;
+pub mod config;
+pub mod controller;
 pub mod dataplane;
 pub mod error;
+pub mod health;
+pub mod hostview;
+pub mod http;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod source;
+#[doc(hidden)]
+pub mod testing;
+pub mod status;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use std::{
     env,
     ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -59,9 +59,10 @@ pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// The command as a user would type it.
+/// The command as a user would type it: without the directory of the program.
 pub(crate) fn typed(command: &Command) -> String {
-    let words = std::iter::once(command.get_program())
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program)
         .chain(command.get_args())
         .map(OsStr::to_string_lossy);
     words.collect::<Vec<_>>().join(" ")

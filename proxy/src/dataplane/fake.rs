@@ -30,16 +30,16 @@ pub struct Fake {
 
 impl Fake {
     /// Empty maps of these sizes.
-    pub fn new(capacity: Capacity) -> Self {
-        Self::restart(Observed::default(), capacity)
+    pub fn new(capacity: Capacity, masquerade_all: bool) -> Self {
+        Self::restart(Observed::default(), capacity, masquerade_all)
     }
 
     /// A new process that finds the maps that another one left.
-    pub fn restart(kernel: Observed, capacity: Capacity) -> Self {
+    pub fn restart(kernel: Observed, capacity: Capacity, masquerade_all: bool) -> Self {
         Self {
             kernel,
             log: Vec::new(),
-            lowerer: Lowerer::new(capacity),
+            lowerer: Lowerer::new(capacity, masquerade_all),
             capacity,
             fail_after: None,
         }

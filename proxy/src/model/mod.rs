@@ -5,14 +5,18 @@
 
 mod endpoints;
 mod event;
+mod held;
 mod map;
+mod merge;
 mod node;
 mod service;
 
 pub use self::{
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
     event::{Change, Event},
+    held::{HeldEndpoint, HeldSlice, Hints},
     map::ServiceMap,
+    merge::{Hint, MergedEndpoint, merge},
     node::{Node, NodeView},
     service::{Service, ServicePort, TrafficPolicy},
 };
@@ -96,8 +100,20 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// Family of an address.
     pub const fn of(addr: &std::net::IpAddr) -> Self {
         if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
     }
 }

@@ -3,6 +3,7 @@
 //! A [`Plan`] is a pure function of the [`crate::model::ServiceMap`] and the [`crate::model::NodeView`]; every
 //! dataplane lowers the same one, and [`trace`] says what it means for a packet.
 
+pub mod claims;
 pub mod compile;
 pub mod topology;
 pub mod trace;
@@ -23,16 +24,16 @@ use std::{
 /// What this node should serve, keyed by service so that a change costs what it changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Services with at least one frontend on this node (or a health check).
+    /// Services with at least one frontend on this node, a health check, or something to report as skipped.
     pub services: BTreeMap<ObjectName, Arc<ServicePlan>>,
 }
 
 /// The plan of one service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServicePlan {
-    /// One entry per service port **and family**, sorted by (name, protocol, family).
+    /// One entry per service port **and family** that has a frontend, sorted by (name, protocol, family).
     pub ports: Vec<PortPlan>,
-    /// `healthCheckNodePort` with the number of ready endpoints on this node, for LoadBalancer + Local.
+    /// `healthCheckNodePort` with the number of ready endpoints on this node, for `LoadBalancer` + Local.
     pub health_check: Option<HealthCheck>,
     /// What of this service could not be planned.
     pub skipped: Vec<Skipped>,
@@ -132,6 +133,37 @@ pub enum SourceRanges {
     /// Only these; empty = nobody. Sorted, no duplicates. Includes the frontend's own address when a range covers one
     /// of the node's addresses (the node reaching its own load balancer).
     Only(Vec<IpNet>),
+}
+
+impl Plan {
+    /// Every frontend with its service and port, by service.
+    pub fn frontends(&self) -> impl Iterator<Item = (&ObjectName, &PortPlan, &Frontend)> {
+        self.services.iter().flat_map(|(name, service)| {
+            let ports = service.ports.iter();
+            ports.flat_map(move |port| port.frontends.iter().map(move |frontend| (name, port, frontend)))
+        })
+    }
+}
+
+impl PortPlan {
+    /// The backends that a new flow may go to under `decision`; none under Reject and Drop.
+    pub fn selectable(&self, decision: Decision) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().filter(move |backend| match decision {
+            Decision::Cluster => backend.in_cluster,
+            Decision::Local => backend.in_local,
+            Decision::Reject | Decision::Drop => false,
+        })
+    }
+}
+
+impl Frontend {
+    /// The decision for a client of this origin.
+    pub fn decision(&self, origin: trace::Origin) -> Decision {
+        match origin {
+            trace::Origin::Pod | trace::Origin::Host => self.internal,
+            trace::Origin::Outside => self.external,
+        }
+    }
 }
 
 impl SourceRanges {

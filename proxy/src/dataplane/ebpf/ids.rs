@@ -9,21 +9,23 @@
 //!   even while no frontend uses one of them, for the same reason.
 //!
 //! After a restart, ids that the kernel holds are *found*: lowering claims those that it recognises. A backend id is
-//! recognised by its address, which is always safe. A set or a list of ranges is recognised by its frontends, and only
-//! if all of them still belong together: its entries are rewritten in place, and a frontend that went elsewhere must
-//! not see them.
+//! recognised by its address, which is always safe. A set is recognised by its frontends, and only if all of them still
+//! belong together: its slots are rewritten in place, and a frontend that went elsewhere must not see them. A list of
+//! source ranges is recognised by a frontend and by what is in it: another list gets another id, so that ranges and
+//! decision of a frontend change in one write.
 
 use super::{
-    image::{Image, Observed, Op, socket_addr},
+    image::{Image, Observed, Op, bits_of, socket_addr},
     pool::{BackendIds, Rolling},
 };
 use crate::{
     model::{Family, ObjectName, Protocol},
     plan::PortPlan,
 };
+use ipnet::IpNet;
 use proxy_common::abi::{Frontend, SlotKey, frontend_flags};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -47,7 +49,7 @@ pub(super) struct ServiceIds {
     /// In the order of the plan's translatable ports.
     pub(super) ports: Vec<PortIds>,
     /// In the order of the range lists that were asked for.
-    pub(super) ranges: Vec<(RangeKey, u32)>,
+    pub(super) ranges: Vec<(RangeList, u32)>,
 }
 
 /// The ids of one service port in one family.
@@ -74,9 +76,8 @@ impl PortIds {
     }
 }
 
-/// A list of source ranges within a service: the frontend address that it guards, and its number among different lists
-/// of that address (0 unless a plan guards two ports of one address differently).
-pub(super) type RangeKey = (IpAddr, u16);
+/// A list of source ranges of one family: host bits zero, sorted, no duplicates.
+pub(super) type RangeList = Box<[IpNet]>;
 
 /// A family's backend ids are all in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,12 +111,13 @@ pub(super) struct Ids {
     backends_v6: BackendIds,
     pairs: Rolling,
     ranges: Rolling,
-    /// Backends found in the kernel that are in no set (they only serve the flows that they have), until the next
-    /// success.
-    loose: HashMap<SocketAddr, Vec<u32>>,
-    /// How many of the kernel's frontends use a found pair or range id, until the next success.
+    /// Backends found in the kernel that are in no set (they only serve the flows that they have), with their flags,
+    /// until the next success.
+    loose: HashMap<SocketAddr, Vec<(u16, u32)>>,
+    /// How many of the kernel's frontends use a pair, until the next success.
     pair_users: HashMap<u32, usize>,
-    range_users: HashMap<u32, usize>,
+    /// Lists found in the kernel, by id, until the next success.
+    lists: HashMap<u32, RangeList>,
 }
 
 impl Ids {
@@ -130,7 +132,7 @@ impl Ids {
             ranges: Rolling::new(u32::MAX),
             loose: HashMap::new(),
             pair_users: HashMap::new(),
-            range_users: HashMap::new(),
+            lists: HashMap::new(),
         }
     }
 
@@ -143,7 +145,7 @@ impl Ids {
     }
 
     /// Chooses ids: those that the service has, else those that the kernel (`have`) already uses for its frontends,
-    /// else new ones. `ranges` gives each list with the id that the kernel uses for it.
+    /// else new ones. `lists` gives each list with the ids that the kernel uses for its frontends.
     ///
     /// # Errors
     /// [`Exhausted`]; then nothing has changed.
@@ -151,7 +153,7 @@ impl Ids {
         &mut self,
         service: &ObjectName,
         ports: &[&PortPlan],
-        ranges: &[(RangeKey, Option<InUse>)],
+        lists: Vec<(RangeList, Vec<u32>)>,
         have: &Image,
     ) -> Result<Proposal, Exhausted> {
         let mut proposal = Proposal {
@@ -166,26 +168,23 @@ impl Ids {
                 return Err(exhausted);
             }
         }
-        for (key, hint) in ranges {
+        for (list, in_use) in lists {
             let old = proposal
                 .old
                 .as_ref()
-                .and_then(|old| old.ranges.iter().find(|(k, _)| k == key));
-            let id = match (old, hint) {
-                (Some((_, id)), _) => *id,
-                (None, Some(found))
-                    if self.range_users.get(&found.id) == Some(&found.users) && self.ranges.claim(found.id) =>
-                {
-                    proposal.taken.push(Taken::ClaimedRange(found.id));
-                    found.id
-                }
-                _ => {
-                    let id = self.ranges.take();
-                    proposal.taken.push(Taken::FreshRange(id));
-                    id
-                }
+                .and_then(|old| old.ranges.iter().find(|(other, _)| *other == list));
+            let same = |id: &&u32| self.lists.get(*id) == Some(&list) && self.ranges.claim(**id);
+            let id = if let Some((_, id)) = old {
+                *id
+            } else if let Some(id) = in_use.iter().find(same) {
+                proposal.taken.push(Taken::ClaimedRange(*id));
+                *id
+            } else {
+                let id = self.ranges.take();
+                proposal.taken.push(Taken::FreshRange(id));
+                id
             };
-            proposal.ids.ranges.push((*key, id));
+            proposal.ids.ranges.push((list, id));
         }
         Ok(proposal)
     }
@@ -237,7 +236,14 @@ impl Ids {
                 Some(id) => id,
                 None => {
                     let loose = self.loose.get(&addr).map_or(&[][..], Vec::as_slice);
-                    let mut candidates = found.get(&addr).into_iter().chain(loose).copied();
+                    // Two services may have the same endpoint; what looks exactly like ours is more likely ours.
+                    let flags = bits_of(backend);
+                    let alike = loose
+                        .iter()
+                        .filter(|(other, _)| *other == flags)
+                        .chain(loose)
+                        .map(|(_, id)| id);
+                    let mut candidates = found.get(&addr).into_iter().chain(alike).copied();
                     let pool = match port.family {
                         Family::V4 => &mut self.backends_v4,
                         Family::V6 => &mut self.backends_v6,
@@ -378,7 +384,7 @@ impl Ids {
         self.ranges.settle();
         self.loose.clear();
         self.pair_users.clear();
-        self.range_users.clear();
+        self.lists.clear();
     }
 
     /// Learns what the kernel holds. Ids of no service are found: lowering claims those that it recognises, the rest is
@@ -395,24 +401,25 @@ impl Ids {
 
         let frontends = || image.frontends_v4.values().chain(image.frontends_v6.values());
         self.pair_users.clear();
-        self.range_users.clear();
         for frontend in frontends() {
             for pair in pairs_of(frontend) {
                 *self.pair_users.entry(pair).or_default() += 1;
-            }
-            if let Some(ranges) = ranges_of(frontend) {
-                *self.range_users.entry(ranges).or_default() += 1;
             }
         }
         let pairs = frontends()
             .flat_map(pairs_of)
             .chain(image.slots.keys().map(|key| key.set / 2));
         self.pairs.adopt(pairs, &owned.pairs);
-        let ranges = frontends().filter_map(ranges_of);
-        let ranges = ranges
-            .chain(image.ranges_v4.iter().map(|key| key.ranges))
-            .chain(image.ranges_v6.iter().map(|key| key.ranges));
-        self.ranges.adopt(ranges, &owned.ranges);
+        let mut lists = lists_of(image);
+        for id in frontends().filter_map(ranges_of) {
+            // A list that lets nobody in has no entries.
+            lists.entry(id).or_default();
+        }
+        self.ranges.adopt(lists.keys().copied(), &owned.ranges);
+        self.lists = lists
+            .into_iter()
+            .map(|(id, list)| (id, list.into_iter().collect()))
+            .collect();
 
         self.loose.clear();
         let mut reachable = HashSet::new();
@@ -443,7 +450,10 @@ impl Ids {
             .filter(|id| !reachable.contains(&(Family::V4, **id)))
         {
             if let Some(be) = image.backends_v4.get(id) {
-                self.loose.entry(socket_addr(be.addr, be.port)).or_default().push(*id);
+                self.loose
+                    .entry(socket_addr(be.addr, be.port))
+                    .or_default()
+                    .push((be.flags, *id));
             }
         }
         for id in self
@@ -453,28 +463,20 @@ impl Ids {
             .filter(|id| !reachable.contains(&(Family::V6, **id)))
         {
             if let Some(be) = image.backends_v6.get(id) {
-                self.loose.entry(socket_addr(be.addr, be.port)).or_default().push(*id);
+                self.loose
+                    .entry(socket_addr(be.addr, be.port))
+                    .or_default()
+                    .push((be.flags, *id));
             }
         }
     }
 }
 
-/// An id in the kernel, and how many frontends of the plan's port or list use it there.
+/// A pair in the kernel, and how many frontends of the plan's port use it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct InUse {
-    pub(super) id: u32,
-    pub(super) users: usize,
-}
-
-impl InUse {
-    /// The first of `ids`, each the one that some frontend uses, and how often it comes.
-    pub(super) fn first(ids: impl Iterator<Item = u32> + Clone) -> Option<Self> {
-        let id = ids.clone().next()?;
-        Some(Self {
-            id,
-            users: ids.filter(|other| *other == id).count(),
-        })
-    }
+struct InUse {
+    id: u32,
+    users: usize,
 }
 
 /// The pairs that a frontend uses: one, unless somebody else wrote it.
@@ -492,13 +494,36 @@ pub(super) fn ranges_of(frontend: &Frontend) -> Option<u32> {
     (frontend.flags & frontend_flags::SOURCE_RANGES != 0).then_some(frontend.ranges)
 }
 
+/// The kernel's lists of source ranges, by id.
+fn lists_of(image: &Image) -> HashMap<u32, BTreeSet<IpNet>> {
+    let mut lists: HashMap<u32, BTreeSet<IpNet>> = HashMap::new();
+    let v4 = image
+        .ranges_v4
+        .iter()
+        .map(|key| (key.ranges, IpAddr::from(key.addr), key.prefix_len));
+    let v6 = image
+        .ranges_v6
+        .iter()
+        .map(|key| (key.ranges, IpAddr::from(key.addr), key.prefix_len));
+    for (id, addr, prefix_len) in v4.chain(v6) {
+        let len = u8::try_from(prefix_len.saturating_sub(32)).unwrap_or(u8::MAX);
+        lists.entry(id).or_default().extend(IpNet::new(addr, len));
+    }
+    lists
+}
+
 /// The pair that the kernel uses for the frontends of this port.
 fn found_pair(port: &PortPlan, have: &Image) -> Option<InUse> {
     let entries = port
         .frontends
         .iter()
         .filter_map(|fe| have.frontend(fe.addr, fe.port.get(), port.protocol));
-    InUse::first(entries.flat_map(pairs_of))
+    let pairs = entries.flat_map(pairs_of);
+    let id = pairs.clone().next()?;
+    Some(InUse {
+        id,
+        users: pairs.filter(|other| *other == id).count(),
+    })
 }
 
 /// How many frontends of the kernel use a pair.

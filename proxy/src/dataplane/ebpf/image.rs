@@ -1,6 +1,6 @@
 //! What the maps hold: one ordered map per BPF map.
 
-use crate::model::Protocol;
+use crate::{model::Protocol, plan::Backend};
 use proxy_common::abi::{
     BackendV4, BackendV6, Frontend, FrontendKeyV4, FrontendKeyV6, Port, Slot, SlotKey, SourceRangeKeyV4,
     SourceRangeKeyV6, backend_flags, frontend_flags,
@@ -92,6 +92,18 @@ pub const fn frontend_key_v6(addr: Ipv6Addr, port: u16, protocol: Protocol) -> F
         protocol: protocol.number(),
         pad: 0,
     }
+}
+
+/// [`backend_flags`] of a bound backend.
+pub fn bits_of(backend: &Backend) -> u16 {
+    [
+        (backend.in_cluster, backend_flags::IN_CLUSTER),
+        (backend.in_local, backend_flags::IN_LOCAL),
+        (backend.on_node, backend_flags::ON_NODE),
+    ]
+    .into_iter()
+    .filter(|(on, _)| *on)
+    .fold(backend_flags::BOUND, |bits, (_, bit)| bits | bit)
 }
 
 /// An ABI address and port as a socket address.
@@ -205,8 +217,8 @@ fn frontend(f: &mut fmt::Formatter<'_>, what: &str, addr: SocketAddr, protocol: 
 
 fn frontend_words(f: &mut fmt::Formatter<'_>, fe: &Frontend) -> fmt::Result {
     use frontend_flags::{
-        EXTERNAL_DROP, EXTERNAL_LOCAL, EXTERNAL_REJECT, INTERNAL_DROP, INTERNAL_LOCAL, INTERNAL_REJECT, NODE_ADDRESS,
-        SOURCE_RANGES,
+        EXTERNAL_DROP, EXTERNAL_LOCAL, EXTERNAL_REJECT, INTERNAL_DROP, INTERNAL_LOCAL, INTERNAL_REJECT, MASQUERADE,
+        NODE_ADDRESS, SOURCE_RANGES,
     };
     let mut side = |name, set: u32, count: u16, [local, reject, drop]: [u32; 3]| match fe.flags {
         flags if set != 0 && flags & local != 0 => write!(f, " {name}={set}({count},local)"),
@@ -235,6 +247,9 @@ fn frontend_words(f: &mut fmt::Formatter<'_>, fe: &Frontend) -> fmt::Result {
     }
     if fe.flags & NODE_ADDRESS != 0 {
         f.write_str(" node-address")?;
+    }
+    if fe.flags & MASQUERADE != 0 {
+        f.write_str(" masquerade")?;
     }
     Ok(())
 }

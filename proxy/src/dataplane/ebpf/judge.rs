@@ -13,13 +13,6 @@ use proxy_common::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-/// What of `abi::Node` a verdict depends on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NodeFacts {
-    /// `abi::node_flags::MASQUERADE_ALL`.
-    pub masquerade_all: bool,
-}
-
 /// What the programs do with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judgement {
@@ -57,39 +50,45 @@ impl<'a> Lookups<'a> {
 }
 
 /// Verdict on a packet whatever its flow hash.
-pub fn judge(image: &Image, node: &NodeFacts, packet: &Packet, state: &State) -> Judgement {
-    judge_straddling(Lookups::at(image), node, packet, state)
+pub fn judge(image: &Image, packet: &Packet, state: &State) -> Judgement {
+    judge_straddling(Lookups::at(image), packet, state)
 }
 
 /// [`judge`] for a packet that straddles writes.
-pub fn judge_straddling(maps: Lookups<'_>, node: &NodeFacts, packet: &Packet, state: &State) -> Judgement {
+pub fn judge_straddling(maps: Lookups<'_>, packet: &Packet, state: &State) -> Judgement {
     let (frontend, side) = match admit(maps, packet) {
         Ok(admitted) => admitted,
         Err(verdict) => return Judgement::Decided(verdict),
     };
     let mut targets = Vec::with_capacity(side.count.into());
+    // Neither a set nor a reason: no program's doing, and nothing to choose from.
+    if side.count == 0 {
+        return Judgement::StaleSlot;
+    }
     for slot in 1..=side.count {
-        match target(maps, node, packet, frontend, &side, slot) {
+        match target(maps, packet, frontend, &side, slot) {
             Some(target) => targets.push(target),
             None => return Judgement::StaleSlot,
         }
     }
-    if frontend.affinity_timeout_s != 0
-        && let Some(stuck) = state.affinity.get(&(packet.source.ip(), packet.destination))
-        && let Some(target) = targets.iter().find(|target| target.addr == *stuck)
-    {
-        return Judgement::Decided(Verdict::Forward(vec![*target]));
+    if frontend.affinity_timeout_s != 0 {
+        // The kernel knows the client by the set, and any frontend may lead there.
+        let sharing = sharing(maps.frontend, packet, side.set);
+        let mut stuck = sharing.filter_map(|destination| state.affinity.get(&(packet.source.ip(), destination)));
+        if let Some(target) = stuck.find_map(|stuck| targets.iter().find(|target| target.addr == *stuck)) {
+            return Judgement::Decided(Verdict::Forward(vec![*target]));
+        }
     }
     Judgement::Decided(Verdict::Forward(targets))
 }
 
 /// Verdict on a packet with this flow hash and no affinity; [`Verdict::Forward`] has exactly one target.
-pub fn judge_flow(maps: Lookups<'_>, node: &NodeFacts, packet: &Packet, hash: u32) -> Judgement {
+pub fn judge_flow(maps: Lookups<'_>, packet: &Packet, hash: u32) -> Judgement {
     let (frontend, side) = match admit(maps, packet) {
         Ok(admitted) => admitted,
         Err(verdict) => return Judgement::Decided(verdict),
     };
-    match slot_for(hash, side.count).and_then(|slot| target(maps, node, packet, frontend, &side, slot)) {
+    match slot_for(hash, side.count).and_then(|slot| target(maps, packet, frontend, &side, slot)) {
         Some(target) => Judgement::Decided(Verdict::Forward(vec![target])),
         None => Judgement::StaleSlot,
     }
@@ -99,7 +98,6 @@ pub fn judge_flow(maps: Lookups<'_>, node: &NodeFacts, packet: &Packet, hash: u3
 struct Side {
     set: u32,
     count: u16,
-    local: bool,
 }
 
 /// Frontend, source ranges, side: everything before a backend is chosen.
@@ -113,40 +111,48 @@ fn admit<'a>(maps: Lookups<'a>, packet: &Packet) -> Result<(&'a Frontend, Side),
     if has(frontend_flags::SOURCE_RANGES) && !in_ranges(maps.ranges, frontend.ranges, packet.source.ip()) {
         return Err(Verdict::DropSourceRange);
     }
-    let (side, drop) = match packet.origin {
+    let (side, drop, reject) = match packet.origin {
         Origin::Pod | Origin::Host => (
             Side {
                 set: frontend.internal_set,
                 count: frontend.internal_count,
-                local: has(frontend_flags::INTERNAL_LOCAL),
             },
             frontend_flags::INTERNAL_DROP,
+            frontend_flags::INTERNAL_REJECT,
         ),
         Origin::Outside => (
             Side {
                 set: frontend.external_set,
                 count: frontend.external_count,
-                local: has(frontend_flags::EXTERNAL_LOCAL),
             },
             frontend_flags::EXTERNAL_DROP,
+            frontend_flags::EXTERNAL_REJECT,
         ),
     };
-    match side.set {
-        0 if has(drop) => Err(Verdict::DropNoLocalEndpoints),
-        0 => Err(Verdict::Reject),
-        _ => Ok((frontend, side)),
+    match () {
+        () if has(drop) => Err(Verdict::DropNoLocalEndpoints),
+        () if has(reject) => Err(Verdict::Reject),
+        () => Ok((frontend, side)),
     }
 }
 
+/// Addresses of the frontends whose side for this packet's origin leads to `set`.
+fn sharing(image: &Image, packet: &Packet, set: u32) -> impl Iterator<Item = SocketAddr> {
+    let outside = packet.origin == Origin::Outside;
+    let shares = move |fe: &Frontend| set == if outside { fe.external_set } else { fe.internal_set };
+    let v4 = image
+        .frontends_v4
+        .iter()
+        .map(|(key, fe)| (socket_addr(key.addr, key.port), fe));
+    let v6 = image
+        .frontends_v6
+        .iter()
+        .map(|(key, fe)| (socket_addr(key.addr, key.port), fe));
+    v4.chain(v6).filter(move |(_, fe)| shares(fe)).map(|(addr, _)| addr)
+}
+
 /// Slot and backend; `None` = stale.
-fn target(
-    maps: Lookups<'_>,
-    node: &NodeFacts,
-    packet: &Packet,
-    frontend: &Frontend,
-    side: &Side,
-    slot: u16,
-) -> Option<Target> {
+fn target(maps: Lookups<'_>, packet: &Packet, frontend: &Frontend, side: &Side, slot: u16) -> Option<Target> {
     let key = SlotKey {
         set: side.set,
         slot: slot.into(),
@@ -155,7 +161,7 @@ fn target(
     let (addr, flags) = backend(maps.backend, Family::of(&packet.destination.ip()), slot)?;
     Some(Target {
         addr,
-        masquerade: masquerade(node, packet, frontend, side.local, addr, flags),
+        masquerade: masquerade(packet, frontend, addr, flags),
     })
 }
 
@@ -174,25 +180,15 @@ fn backend(image: &Image, family: Family, slot: &Slot) -> Option<(SocketAddr, u1
     (generation == slot.generation && flags & backend_flags::BOUND != 0).then_some((addr, flags))
 }
 
-/// Whether the backend must see this node's address as the source, so that its replies come back this way:
-/// a backend that reaches itself (hairpin), because it would answer itself; clients outside, unless the backend is on
-/// this node, because replies go by another road; a node that sends to its own address, because that is its source too;
-/// pods, where `masqueradeAll` asks for it.
-fn masquerade(
-    node: &NodeFacts,
-    packet: &Packet,
-    frontend: &Frontend,
-    local: bool,
-    backend: SocketAddr,
-    backend_flags: u16,
-) -> bool {
-    let on_node = local || backend_flags & backend_flags::ON_NODE != 0;
-    packet.source.ip() == backend.ip()
-        || match packet.origin {
-            Origin::Outside => !on_node,
-            Origin::Host => frontend.flags & frontend_flags::NODE_ADDRESS != 0 && !on_node,
-            Origin::Pod => node.masquerade_all && !on_node,
-        }
+/// Whether the backend must see this node's address as the source, so that its replies come back this way: a pod that
+/// reaches itself (hairpin) would answer itself; a client outside would be answered past us, unless the backend is on
+/// this node; and `masqueradeAll` asks for it.
+fn masquerade(packet: &Packet, frontend: &Frontend, backend: SocketAddr, backend_flags: u16) -> bool {
+    let pod = packet.origin == Origin::Pod;
+    let remote = backend_flags & backend_flags::ON_NODE == 0;
+    (pod && packet.source.ip() == backend.ip())
+        || (packet.origin == Origin::Outside && remote)
+        || (pod && frontend.flags & frontend_flags::MASQUERADE != 0)
 }
 
 /// Longest-prefix match as the trie does it: any entry that covers the address is a hit.

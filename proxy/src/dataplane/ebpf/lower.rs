@@ -1,20 +1,23 @@
 //! Plan of a service → the map entries that mean it.
 
 use super::{
-    ids::{Ids, InUse, PortIds, RangeKey, cluster_set, local_set, ranges_of},
-    image::{Image, Observed, Op, frontend_key_v4, frontend_key_v6},
+    ids::{Ids, PortIds, RangeList, cluster_set, local_set, ranges_of},
+    image::{Image, Observed, Op, bits_of, frontend_key_v4, frontend_key_v6},
 };
 use crate::{
     dataplane::Lowered,
     error::{ApplyError, Skipped},
     model::{Family, ObjectName, Protocol},
-    plan::{self, Decision, PortPlan, ServicePlan, SourceRanges},
+    plan::{self, Decision, FrontendKind, PortPlan, ServicePlan, SourceRanges},
 };
 use ipnet::IpNet;
 use proxy_common::abi::{
     BackendV4, BackendV6, Frontend, Slot, SlotKey, SourceRangeKeyV4, SourceRangeKeyV6, backend_flags, frontend_flags,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 /// Sizes of the maps, `max_entries`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +33,12 @@ pub struct Capacity {
 }
 
 /// Room for 10 000 services with 10 endpoints each, several times over. The arrays of backends take their memory at
-/// once (2 + 3.5 MiB), the other maps as they fill.
+/// once (4 + 7 MiB), the other maps as they fill.
 impl Default for Capacity {
     fn default() -> Self {
         Self {
-            frontends: 65_536,
-            backends: 131_072,
+            frontends: 131_072,
+            backends: 262_144,
             slots: 524_288,
             ranges: 65_536,
         }
@@ -121,15 +124,17 @@ impl Usage {
 #[derive(Debug)]
 pub struct Lowerer {
     capacity: Capacity,
+    masquerade_all: bool,
     ids: Ids,
     used: Usage,
 }
 
 impl Lowerer {
-    /// For empty maps of these sizes.
-    pub fn new(capacity: Capacity) -> Self {
+    /// For empty maps of these sizes; `masquerade_all` is [`crate::model::NodeView::masquerade_all`].
+    pub fn new(capacity: Capacity, masquerade_all: bool) -> Self {
         Self {
             capacity,
+            masquerade_all,
             ids: Ids::new(capacity.backends),
             used: Usage::default(),
         }
@@ -165,13 +170,9 @@ impl Lowerer {
         };
         let ports = translatable(service, plan, &mut skipped);
         let lists = range_lists(&ports, have);
-        let keys: Vec<_> = lists
-            .iter()
-            .map(|list| (list.key, InUse::first(list.found.iter().copied())))
-            .collect();
         let proposal = self
             .ids
-            .propose(service, &ports, &keys, have)
+            .propose(service, &ports, lists, have)
             .map_err(|exhausted| ApplyError::Full {
                 map: match exhausted.0 {
                     Family::V4 => "BACKENDS_V4",
@@ -181,11 +182,7 @@ impl Lowerer {
                 flag: "max-backends",
             })?;
         let ranges = &proposal.ids.ranges;
-        for list in &lists {
-            if let Some(id) = range_id(ranges, list.key) {
-                put_ranges(&mut image, id, list);
-            }
-        }
+        ranges.iter().for_each(|(list, id)| put_ranges(&mut image, *id, list));
         for (port, ids) in ports.iter().zip(&proposal.ids.ports) {
             for (addr, id, flags) in bound_backends(port, ids) {
                 put_backend(&mut image, id, self.ids.generation(port.family, id), addr, flags);
@@ -195,10 +192,13 @@ impl Lowerer {
             for frontend in port.frontends.iter().filter(|fe| Family::of(&fe.addr) == port.family) {
                 let mut entry = frontend_entry(frontend, ids.pair, cluster, local);
                 entry.affinity_timeout_s = port.affinity_s.unwrap_or(0);
-                let list = lists.iter().find(|list| list.guards(frontend));
-                if let Some(id) = list.and_then(|list| range_id(ranges, list.key)) {
+                let list = range_list(port, frontend);
+                if let Some((_, id)) = ranges.iter().find(|(other, _)| Some(other) == list.as_ref()) {
                     entry.flags |= frontend_flags::SOURCE_RANGES;
-                    entry.ranges = id;
+                    entry.ranges = *id;
+                }
+                if self.masquerade_all && frontend.kind == FrontendKind::ClusterIP {
+                    entry.flags |= frontend_flags::MASQUERADE;
                 }
                 match frontend.addr {
                     IpAddr::V4(addr) => {
@@ -291,86 +291,64 @@ fn translatable<'a>(service: &ObjectName, plan: &'a ServicePlan, skipped: &mut V
     ports
 }
 
-/// A list of source ranges, and the frontend address that it guards.
-struct RangeList<'a> {
-    key: RangeKey,
-    nets: &'a [IpNet],
-    /// The ids under which the kernel has a list for such frontends.
-    found: Vec<u32>,
-}
-
-impl RangeList<'_> {
-    fn guards(&self, frontend: &plan::Frontend) -> bool {
-        matches!(&frontend.sources, SourceRanges::Only(nets) if self.key.0 == frontend.addr && self.nets == nets.as_slice())
-    }
-}
-
-/// One list per guarded address, however many ports it has: a list names the frontend's own address, so lists of two
-/// addresses may differ.
-fn range_lists<'a>(ports: &[&'a PortPlan], have: &Image) -> Vec<RangeList<'a>> {
-    let mut lists: Vec<RangeList<'a>> = Vec::new();
-    for (port, frontend) in ports
+/// Who may come to a frontend; `None` = anybody. A range of the other family says nothing about this frontend.
+fn range_list(port: &PortPlan, frontend: &plan::Frontend) -> Option<RangeList> {
+    let SourceRanges::Only(nets) = &frontend.sources else {
+        return None;
+    };
+    let nets = nets
         .iter()
-        .flat_map(|port| port.frontends.iter().map(move |fe| (port, fe)))
-    {
-        let SourceRanges::Only(nets) = &frontend.sources else {
-            continue;
-        };
-        let found = have
-            .frontend(frontend.addr, frontend.port.get(), port.protocol)
-            .and_then(ranges_of);
-        if let Some(list) = lists.iter_mut().find(|list| list.guards(frontend)) {
-            list.found.extend(found);
-            continue;
+        .filter(|net| Family::of(&net.addr()) == port.family)
+        .map(IpNet::trunc);
+    Some(nets.collect::<BTreeSet<_>>().into_iter().collect())
+}
+
+/// The different lists of a service, each with the ids of those that the kernel uses for its frontends.
+fn range_lists(ports: &[&PortPlan], have: &Image) -> Vec<(RangeList, Vec<u32>)> {
+    let mut lists: Vec<(RangeList, Vec<u32>)> = Vec::new();
+    for port in ports {
+        for frontend in &port.frontends {
+            let Some(list) = range_list(port, frontend) else {
+                continue;
+            };
+            let in_use = have
+                .frontend(frontend.addr, frontend.port.get(), port.protocol)
+                .and_then(ranges_of);
+            match lists.iter_mut().find(|(other, _)| *other == list) {
+                Some((_, ids)) => ids.extend(in_use),
+                None => lists.push((list, in_use.into_iter().collect())),
+            }
         }
-        let number = lists.iter().filter(|list| list.key.0 == frontend.addr).count();
-        lists.push(RangeList {
-            key: (frontend.addr, u16::try_from(number).unwrap_or(u16::MAX)),
-            nets,
-            found: found.into_iter().collect(),
-        });
     }
     lists
 }
 
-fn range_id(ranges: &[(RangeKey, u32)], key: RangeKey) -> Option<u32> {
-    ranges.iter().find(|(k, _)| *k == key).map(|(_, id)| *id)
-}
-
-fn put_ranges(image: &mut Image, ranges: u32, list: &RangeList<'_>) {
-    for net in list.nets.iter().map(IpNet::trunc) {
+fn put_ranges(image: &mut Image, ranges: u32, list: &[IpNet]) {
+    for net in list {
         let prefix_len = 32 + u32::from(net.prefix_len());
-        match (net.network(), list.key.0) {
-            (IpAddr::V4(addr), IpAddr::V4(_)) => {
+        match net.network() {
+            IpAddr::V4(addr) => {
                 image.ranges_v4.insert(SourceRangeKeyV4 {
                     prefix_len,
                     ranges,
                     addr: addr.octets(),
                 });
             }
-            (IpAddr::V6(addr), IpAddr::V6(_)) => {
+            IpAddr::V6(addr) => {
                 image.ranges_v6.insert(SourceRangeKeyV6 {
                     prefix_len,
                     ranges,
                     addr: addr.octets(),
                 });
             }
-            // A range of the other family says nothing about this frontend.
-            _ => {}
         }
     }
 }
 
 /// Backends of a port with their ids and flags, in the order of the plan.
 fn bound_backends(port: &PortPlan, ids: &PortIds) -> impl Iterator<Item = (SocketAddr, u32, u16)> {
-    port.backends.iter().filter_map(|backend| {
-        let flag = |on, bit| if on { bit } else { 0 };
-        let flags = backend_flags::BOUND
-            | flag(backend.in_cluster, backend_flags::IN_CLUSTER)
-            | flag(backend.in_local, backend_flags::IN_LOCAL)
-            | flag(backend.on_node, backend_flags::ON_NODE);
-        Some((backend.addr, ids.backend(&backend.addr)?, flags))
-    })
+    let bound = |backend: &plan::Backend| Some((backend.addr, ids.backend(&backend.addr)?, bits_of(backend)));
+    port.backends.iter().filter_map(bound)
 }
 
 fn put_backend(image: &mut Image, id: u32, generation: u32, addr: SocketAddr, flags: u16) {

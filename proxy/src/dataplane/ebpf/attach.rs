@@ -1,0 +1,275 @@
+//! Programs on interfaces and cgroups, kept alive by pinned links.
+
+use super::load::kernel;
+use crate::error::ApplyError;
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+    },
+};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What an interface is to us; decides its programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Carries one pod (or a bridge port of one).
+    Pod,
+    /// Carries traffic from and to other hosts.
+    Net,
+    /// `lo`: what this node sends to itself.
+    Loopback,
+}
+
+impl Role {
+    /// Programs by direction.
+    fn programs(self) -> &'static [(&'static str, TcAttachType)] {
+        match self {
+            Self::Pod => &[("from_pod", TcAttachType::Ingress), ("to_pod", TcAttachType::Egress)],
+            Self::Net => &[("from_net", TcAttachType::Ingress), ("to_net", TcAttachType::Egress)],
+            Self::Loopback => &[("to_net", TcAttachType::Egress)],
+        }
+    }
+}
+
+/// Socket programs in the order in which they are attached: the way back before the way out, so that no socket is
+/// translated whose answers are not.
+const SOCKET: [&str; 8] = [
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "sendmsg4",
+    "sendmsg6",
+    "connect4",
+    "connect6",
+];
+
+/// One attached program.
+#[derive(Debug)]
+enum Held {
+    /// A link pinned in bpffs: stays when the agent goes.
+    Pinned(PinnedLink),
+    /// A link that goes with the agent.
+    Link(FdLink),
+    /// A clsact filter: stays until it is removed.
+    Filter(SchedClassifierLink),
+}
+
+/// Everything that is attached.
+#[derive(Debug, Default)]
+pub(super) struct Attachments {
+    pins: Option<PathBuf>,
+    tcx: bool,
+    interfaces: BTreeMap<u32, (String, Role, Vec<Held>)>,
+    sockets: Vec<Held>,
+}
+
+fn other(op: String) -> impl FnOnce(aya::programs::ProgramError) -> ApplyError {
+    move |error| ApplyError::Kernel {
+        op,
+        source: io::Error::other(error),
+    }
+}
+
+impl Attachments {
+    pub(super) fn new(pins: Option<PathBuf>, tcx: bool) -> Result<Self, ApplyError> {
+        let pins = pins.map(|root| root.join("links"));
+        if let Some(dir) = &pins {
+            fs::create_dir_all(dir).map_err(kernel(format!("create {}", dir.display())))?;
+        }
+        Ok(Self {
+            pins,
+            tcx,
+            ..Self::default()
+        })
+    }
+
+    /// Loads every program; attaching comes later, once the maps hold a plan.
+    pub(super) fn load(bpf: &mut Ebpf, sockets: bool) -> Result<(), ApplyError> {
+        for name in ["from_pod", "to_pod", "from_net", "to_net"] {
+            classifier(bpf, name)?
+                .load()
+                .map_err(other(format!("load program {name}")))?;
+        }
+        if sockets {
+            for name in SOCKET {
+                socket(bpf, name)?
+                    .load()
+                    .map_err(other(format!("load program {name}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = (u32, &str, Role)> {
+        self.interfaces
+            .iter()
+            .map(|(ifindex, (name, role, _))| (*ifindex, name.as_str(), *role))
+    }
+
+    pub(super) fn role(&self, ifindex: u32) -> Option<Role> {
+        self.interfaces.get(&ifindex).map(|(_, role, _)| *role)
+    }
+
+    pub(super) fn attach(&mut self, bpf: &mut Ebpf, ifindex: u32, name: &str, role: Role) -> Result<(), ApplyError> {
+        if self.role(ifindex) == Some(role) {
+            return Ok(());
+        }
+        self.detach(ifindex);
+        let mut held = Vec::new();
+        for (program, direction) in role.programs() {
+            held.push(self.attach_one(bpf, ifindex, name, program, *direction)?);
+        }
+        self.interfaces.insert(ifindex, (name.to_owned(), role, held));
+        Ok(())
+    }
+
+    fn attach_one(
+        &self,
+        bpf: &mut Ebpf,
+        ifindex: u32,
+        name: &str,
+        program: &str,
+        direction: TcAttachType,
+    ) -> Result<Held, ApplyError> {
+        let op = format!("attach {program} to {name}");
+        let failed = |error: io::Error| ApplyError::Kernel {
+            op: op.clone(),
+            source: error,
+        };
+        let classifier = classifier(bpf, program)?;
+        if !self.tcx {
+            // An existing clsact is as good as a new one.
+            if let Err(error) = tc::qdisc_add_clsact(name)
+                && !is_exists(&error)
+            {
+                return Err(failed(io::Error::other(error)));
+            }
+            let options = TcAttachOptions::Netlink(NlOptions::default());
+            let id = classifier
+                .attach_with_options(name, direction, options)
+                .map_err(other(op.clone()))?;
+            let link = classifier.take_link(id).map_err(other(op.clone()))?;
+            return Ok(Held::Filter(link));
+        }
+        let pin = self.pins.as_ref().map(|dir| dir.join(format!("{ifindex}-{program}")));
+        let former = pin.as_ref().and_then(|path| PinnedLink::from_pin(path).ok());
+        let id = match former.and_then(|link| SchedClassifierLink::try_from(FdLink::from(link)).ok()) {
+            // Same interface, new program: replaced in place, no packet without one.
+            Some(link) => classifier.attach_to_link(link),
+            None => classifier.attach_with_options(name, direction, TcAttachOptions::TcxOrder(LinkOrder::default())),
+        };
+        let id = match id {
+            Ok(id) => id,
+            // The pinned link outlived its interface, whose index was given away again.
+            Err(_) if pin.is_some() => classifier
+                .attach_with_options(name, direction, TcAttachOptions::TcxOrder(LinkOrder::default()))
+                .map_err(other(op.clone()))?,
+            Err(error) => return Err(other(op.clone())(error)),
+        };
+        let link = classifier.take_link(id).map_err(other(op.clone()))?;
+        let link = FdLink::try_from(link).map_err(|error| failed(io::Error::other(error)))?;
+        hold(link, pin).map_err(failed)
+    }
+
+    /// Takes our programs off an interface; one that is gone took them along.
+    pub(super) fn detach(&mut self, ifindex: u32) {
+        let Some((_, _, held)) = self.interfaces.remove(&ifindex) else {
+            return;
+        };
+        for link in held {
+            release(link);
+        }
+    }
+
+    /// Attaches the socket programs to a cgroup.
+    pub(super) fn attach_sockets(&mut self, bpf: &mut Ebpf, cgroup: &Path) -> Result<(), ApplyError> {
+        let dir = fs::File::open(cgroup).map_err(kernel(format!("open cgroup {}", cgroup.display())))?;
+        for name in SOCKET {
+            let op = format!("attach {name} to cgroup {}", cgroup.display());
+            let failed = |error: io::Error| ApplyError::Kernel {
+                op: op.clone(),
+                source: error,
+            };
+            let program = socket(bpf, name)?;
+            let id = program
+                .attach(&dir, CgroupAttachMode::AllowMultiple)
+                .map_err(other(op.clone()))?;
+            let link = program.take_link(id).map_err(other(op.clone()))?;
+            let link = FdLink::try_from(link).map_err(|error| failed(io::Error::other(error)))?;
+            let pin = self.pins.as_ref().map(|dir| dir.join(format!("socket-{name}")));
+            // A former agent's program ran until now; both at once do no harm: the second finds nothing to translate.
+            self.sockets.push(hold(link, pin).map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn sockets(&self) -> bool {
+        !self.sockets.is_empty()
+    }
+
+    /// Removes pinned links that nobody attached anew: interfaces that went while no agent ran.
+    pub(super) fn prune(&self) {
+        let Some(dir) = &self.pins else { return };
+        let Ok(entries) = fs::read_dir(dir) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let known = match name.split_once('-') {
+                Some(("socket", _)) => self.sockets(),
+                Some((ifindex, _)) => ifindex
+                    .parse()
+                    .is_ok_and(|ifindex: u32| self.interfaces.contains_key(&ifindex)),
+                None => false,
+            };
+            if !known {
+                // Best effort: the next start tries again.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Keeps a link: pinned in the place of an older one, or as long as we live.
+fn hold(link: FdLink, pin: Option<PathBuf>) -> io::Result<Held> {
+    let Some(path) = pin else { return Ok(Held::Link(link)) };
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    link.pin(&path).map(Held::Pinned).map_err(io::Error::other)
+}
+
+fn release(held: Held) {
+    match held {
+        // The pin may be gone already with a bpffs that was unmounted.
+        Held::Pinned(link) => drop(link.unpin()),
+        Held::Link(link) => drop(link),
+        Held::Filter(link) => drop(link),
+    }
+}
+
+fn is_exists(error: &tc::TcError) -> bool {
+    format!("{error:?}").contains("EEXIST") || matches!(error, tc::TcError::AlreadyAttached)
+}
+
+fn classifier<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ApplyError> {
+    bpf.program_mut(name)
+        .ok_or_else(|| io::Error::other("not in the BPF object"))
+        .and_then(|program| program.try_into().map_err(io::Error::other))
+        .map_err(kernel(format!("find program {name}")))
+}
+
+fn socket<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr, ApplyError> {
+    bpf.program_mut(name)
+        .ok_or_else(|| io::Error::other("not in the BPF object"))
+        .and_then(|program| program.try_into().map_err(io::Error::other))
+        .map_err(kernel(format!("find program {name}")))
+}
