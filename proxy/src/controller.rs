@@ -7,9 +7,10 @@ mod core;
 mod summary;
 
 pub use self::core::{Core, Input, Outputs};
+pub use crate::dataplane::{Changed, SyncReport};
 
 use crate::{
-    error::{ApplyError, Skipped},
+    error::ApplyError,
     hostview::{HostFacts, Link},
     model::{Event, NodeView, ObjectName},
     plan::Plan,
@@ -19,47 +20,6 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-
-/// Which services may differ from the last plan that was synced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// Any of them.
-    All,
-    /// Only these, including those that are gone.
-    Services(BTreeSet<ObjectName>),
-}
-
-impl Changed {
-    /// No service.
-    pub const fn nothing() -> Self {
-        Self::Services(BTreeSet::new())
-    }
-
-    /// Adds what `other` says.
-    pub fn extend(&mut self, other: impl IntoIterator<Item = ObjectName>) {
-        if let Self::Services(names) = self {
-            names.extend(other);
-        }
-    }
-
-    /// Whether this is [`Changed::nothing`].
-    pub fn is_nothing(&self) -> bool {
-        matches!(self, Self::Services(names) if names.is_empty())
-    }
-}
-
-/// What one [`Kernel::sync`] did.
-#[derive(Debug, Default)]
-pub struct SyncReport {
-    /// Mutations executed.
-    pub ops: usize,
-    /// Services compared.
-    pub services: usize,
-    /// Services that did not fit and were left as they were; the dataplane tries them again in every sync.
-    pub deferred: Vec<(ObjectName, ApplyError)>,
-    /// What the dataplane cannot express of the compared services.
-    pub skipped: Vec<Skipped>,
-}
 
 /// The joint to the model and the planner.
 pub trait Planning: Send + 'static {

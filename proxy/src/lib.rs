@@ -15,6 +15,6 @@ pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod source;
+pub mod status;
 #[doc(hidden)]
 pub mod testing;
-pub mod status;

@@ -17,6 +17,25 @@ pub enum Changed {
     Services(BTreeSet<ObjectName>),
 }
 
+impl Changed {
+    /// No service.
+    pub const fn nothing() -> Self {
+        Self::Services(BTreeSet::new())
+    }
+
+    /// Adds what `other` says.
+    pub fn extend(&mut self, other: impl IntoIterator<Item = ObjectName>) {
+        if let Self::Services(names) = self {
+            names.extend(other);
+        }
+    }
+
+    /// Whether this is [`Changed::nothing`].
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::Services(names) if names.is_empty())
+    }
+}
+
 /// What one [`Reconciler::sync`] did.
 #[derive(Debug, Default)]
 pub struct SyncReport {

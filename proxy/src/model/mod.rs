@@ -3,18 +3,23 @@
 //! The types here are validated and small; API objects are converted in `service.rs`, `endpoints.rs` and `node.rs`
 //! and then dropped, so that the agent's memory does not grow with annotations and managed fields.
 
+mod address;
+mod convert;
 mod endpoints;
 mod event;
 mod held;
+mod interner;
 mod map;
 mod merge;
 mod node;
 mod service;
 
 pub use self::{
+    convert::Converted,
     endpoints::{Endpoint, EndpointPort, EndpointSlice},
     event::{Change, Event},
     held::{HeldEndpoint, HeldSlice, Hints},
+    interner::Interner,
     map::ServiceMap,
     merge::{Hint, MergedEndpoint, merge},
     node::{Node, NodeView},

@@ -32,6 +32,11 @@ pub fn cleanup(bpffs: &Path) -> (Removed, Vec<(PathBuf, io::Error)>) {
         remove_dir(&layout, &mut errors);
     }
     remove_dir(&root, &mut errors);
+    if removed != Removed::default()
+        && let Err(error) = super::mount::restore_loopback()
+    {
+        errors.push(("lo".into(), error));
+    }
     (removed, errors)
 }
 

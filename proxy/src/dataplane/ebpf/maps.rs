@@ -4,7 +4,7 @@ use super::{
     image::{Image, Observed, Op},
     table::Table,
 };
-use crate::error::ApplyError;
+use crate::{error::ApplyError, status::MapFill};
 use aya::{
     Ebpf,
     maps::{Map, MapData, PerCpuArray},
@@ -16,7 +16,50 @@ use proxy_common::{
     },
     verdict::{self, Verdict},
 };
-use std::io;
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+};
+
+/// Entries in the maps that the agent writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    frontends_v4: usize,
+    frontends_v6: usize,
+    backends_v4: usize,
+    backends_v6: usize,
+    slots: usize,
+    ranges_v4: usize,
+    ranges_v6: usize,
+}
+
+impl Usage {
+    /// What one service's image takes.
+    pub fn of(image: &Image) -> Self {
+        Self {
+            frontends_v4: image.frontends_v4.len(),
+            frontends_v6: image.frontends_v6.len(),
+            backends_v4: image.backends_v4.len(),
+            backends_v6: image.backends_v6.len(),
+            slots: image.slots.len(),
+            ranges_v4: image.ranges_v4.len(),
+            ranges_v6: image.ranges_v6.len(),
+        }
+    }
+
+    /// This, with `less` taken away and `more` added.
+    pub fn changed(self, less: Self, more: Self) -> Self {
+        Self {
+            frontends_v4: self.frontends_v4 - less.frontends_v4 + more.frontends_v4,
+            frontends_v6: self.frontends_v6 - less.frontends_v6 + more.frontends_v6,
+            backends_v4: self.backends_v4 - less.backends_v4 + more.backends_v4,
+            backends_v6: self.backends_v6 - less.backends_v6 + more.backends_v6,
+            slots: self.slots - less.slots + more.slots,
+            ranges_v4: self.ranges_v4 - less.ranges_v4 + more.ranges_v4,
+            ranges_v6: self.ranges_v6 - less.ranges_v6 + more.ranges_v6,
+        }
+    }
+}
 
 /// All of them.
 pub struct Maps {
@@ -30,19 +73,7 @@ pub struct Maps {
     node: Table<u32, Node>,
     devices: Table<u32, u32>,
     counters: PerCpuArray<MapData, u64>,
-}
-
-/// How full a map is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fill {
-    /// Map name.
-    pub map: &'static str,
-    /// Entries in use.
-    pub entries: usize,
-    /// Its size.
-    pub max_entries: u32,
-    /// The flag that raises it, without dashes.
-    pub flag: &'static str,
+    usage: Mutex<Usage>,
 }
 
 fn open<K: Plain, V: Plain>(bpf: &mut Ebpf, name: &'static str, flag: &'static str) -> Result<Table<K, V>, ApplyError> {
@@ -82,6 +113,7 @@ impl Maps {
             node: open(bpf, "NODE", "")?,
             devices: open(bpf, "DEVICES", "pod-devices")?,
             counters,
+            usage: Mutex::default(),
         })
     }
 
@@ -221,24 +253,30 @@ impl Maps {
         })
     }
 
-    /// Sizes of the maps that the agent writes, with how much of them `image` uses.
-    pub fn fill(&self, image: &Image) -> Vec<Fill> {
-        fn of<K: Plain, V: Plain>(table: &Table<K, V>, entries: usize) -> Fill {
-            Fill {
-                map: table.name(),
-                entries,
-                max_entries: table.max_entries(),
-                flag: table.flag(),
+    /// Remembers how many entries a sync left, for [`Maps::fill`]: counting in the kernel would read everything.
+    pub fn note_usage(&self, usage: Usage) {
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+    }
+
+    /// How full the maps are that the agent writes.
+    pub fn fill(&self) -> Vec<MapFill> {
+        fn of<K: Plain, V: Plain>(table: &Table<K, V>, entries: usize) -> MapFill {
+            MapFill {
+                name: table.name().to_owned(),
+                entries: entries as u64,
+                max_entries: table.max_entries().into(),
+                flag: table.flag().to_owned(),
             }
         }
+        let usage = *self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         vec![
-            of(&self.frontends_v4, image.frontends_v4.len()),
-            of(&self.frontends_v6, image.frontends_v6.len()),
-            of(&self.backends_v4, image.backends_v4.len()),
-            of(&self.backends_v6, image.backends_v6.len()),
-            of(&self.slots, image.slots.len()),
-            of(&self.ranges_v4, image.ranges_v4.len()),
-            of(&self.ranges_v6, image.ranges_v6.len()),
+            of(&self.frontends_v4, usage.frontends_v4),
+            of(&self.frontends_v6, usage.frontends_v6),
+            of(&self.backends_v4, usage.backends_v4),
+            of(&self.backends_v6, usage.backends_v6),
+            of(&self.slots, usage.slots),
+            of(&self.ranges_v4, usage.ranges_v4),
+            of(&self.ranges_v6, usage.ranges_v6),
         ]
     }
 }

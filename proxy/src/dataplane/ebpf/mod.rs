@@ -12,6 +12,7 @@ pub mod judge;
 mod load;
 pub mod lower;
 mod maps;
+pub mod mount;
 pub mod object;
 mod pool;
 pub mod probe;
@@ -21,16 +22,15 @@ pub use self::{
     attach::Role,
     load::{Sizes, pin_root},
     lower::{Capacity, Lowerer},
-    maps::Fill,
+    maps::{Maps, Usage},
 };
 
 use self::{
     attach::Attachments,
     image::{Image, Op},
-    maps::Maps,
-    probe::Probe,
 };
 use super::{Dataplane, Lowered};
+use crate::status::Probe;
 use crate::{error::ApplyError, model::ObjectName, plan::ServicePlan};
 use aya::{
     Ebpf,
@@ -40,7 +40,7 @@ use proxy_common::{
     abi::{Node, device_flags},
     verdict::Verdict,
 };
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 /// How to start.
 #[derive(Clone, Debug)]
@@ -53,6 +53,8 @@ pub struct Options {
     pub cgroup: Option<PathBuf>,
     /// What the programs need to know of this node.
     pub node: Node,
+    /// Masquerade pods' ClusterIP traffic too.
+    pub masquerade_all: bool,
     /// Level of the programs' own log, 0 = off.
     pub log_level: u8,
 }
@@ -60,7 +62,7 @@ pub struct Options {
 /// The eBPF dataplane of one node.
 pub struct EbpfDataplane {
     bpf: Ebpf,
-    maps: Maps,
+    maps: Arc<Maps>,
     attachments: Attachments,
     lowerer: Lowerer,
     probes: Vec<Probe>,
@@ -85,7 +87,7 @@ impl EbpfDataplane {
     pub fn open(options: &Options) -> Result<Self, ApplyError> {
         let bpffs = options.bpffs.clone().unwrap_or_else(|| PathBuf::from("/sys/fs/bpf"));
         let (features, probes) = probe::run(&bpffs, options.cgroup.as_deref());
-        if let Some(bpf) = probes.iter().find(|probe| probe.name == "bpf" && !probe.ok) {
+        if let Some(bpf) = probes.iter().find(|probe| probe.name == "bpf" && !probe.available) {
             return Err(ApplyError::Unsupported {
                 dataplane: Self::NAME,
                 feature: bpf.detail.clone(),
@@ -104,9 +106,9 @@ impl EbpfDataplane {
             ranges: sizes.source_ranges,
         };
         Ok(Self {
-            maps,
+            maps: Arc::new(maps),
             attachments: Attachments::new(pins, features.tcx)?,
-            lowerer: Lowerer::new(capacity),
+            lowerer: Lowerer::new(capacity, options.masquerade_all),
             probes,
             cgroup: options.cgroup.clone(),
             empty: !loaded.adopted,
@@ -163,14 +165,14 @@ impl EbpfDataplane {
         self.attachments.prune();
     }
 
+    /// The maps, for those who count and measure beside us.
+    pub fn maps(&self) -> Arc<Maps> {
+        self.maps.clone()
+    }
+
     /// Packets and calls by verdict since the maps were made.
     pub fn counters(&self) -> Result<Vec<(Verdict, u64)>, ApplyError> {
         self.maps.counters()
-    }
-
-    /// Map sizes and what of them `image` uses.
-    pub fn fill(&self, image: &Image) -> Vec<Fill> {
-        self.maps.fill(image)
     }
 
     /// The object, for the programs' own log.

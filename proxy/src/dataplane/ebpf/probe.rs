@@ -1,18 +1,7 @@
 //! What this kernel can do: tried, never guessed from a version.
 
-use serde::{Deserialize, Serialize};
+use crate::status::Probe;
 use std::{io, path::Path};
-
-/// One probe with its result, for `fairlead status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
-    /// What was tried.
-    pub name: String,
-    /// Whether it worked.
-    pub ok: bool,
-    /// What it means for the node, or why it failed.
-    pub detail: String,
-}
 
 /// Kernel features that decide how the programs are loaded and attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +94,7 @@ fn tcx_exists() -> io::Result<()> {
 fn probe(name: &str, result: &io::Result<()>, yes: &str, no: &str) -> Probe {
     Probe {
         name: name.into(),
-        ok: result.is_ok(),
+        available: result.is_ok(),
         detail: match result {
             Ok(()) => yes.into(),
             Err(error) => format!("{no} ({error})"),
@@ -160,7 +149,7 @@ pub fn run(bpffs: &Path, cgroup: Option<&Path>) -> (Features, Vec<Probe>) {
         }
         None => Probe {
             name: "cgroup v2".into(),
-            ok: false,
+            available: false,
             detail: "switched off: --cgroup-root none".into(),
         },
     });

@@ -63,7 +63,7 @@ fn address<T>(value: &T) -> u64 {
 
 /// A map with keys `K` and values `V`.
 #[derive(Debug)]
-pub struct Table<K, V> {
+pub(super) struct Table<K, V> {
     data: MapData,
     name: &'static str,
     flag: &'static str,
@@ -76,7 +76,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     ///
     /// # Errors
     /// When the kernel's sizes are not those of `K` and `V`.
-    pub fn new(data: MapData, name: &'static str, flag: &'static str) -> Result<Self, MapError> {
+    pub(super) fn new(data: MapData, name: &'static str, flag: &'static str) -> Result<Self, MapError> {
         let info = data.info()?;
         if info.key_size() as usize != size_of::<K>() {
             return Err(MapError::InvalidKeySize {
@@ -100,17 +100,17 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// The map's name.
-    pub fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         self.name
     }
 
     /// The flag that raises its size, without dashes.
-    pub fn flag(&self) -> &'static str {
+    pub(super) fn flag(&self) -> &'static str {
         self.flag
     }
 
     /// Its size in entries.
-    pub fn max_entries(&self) -> u32 {
+    pub(super) fn max_entries(&self) -> u32 {
         self.max_entries
     }
 
@@ -127,7 +127,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// One value.
-    pub fn get(&self, key: &K) -> io::Result<Option<V>> {
+    pub(super) fn get(&self, key: &K) -> io::Result<Option<V>> {
         let mut value = V::default();
         let mut attr = self.element(key);
         attr.value_or_next = core::ptr::from_mut(&mut value) as u64;
@@ -139,14 +139,14 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Writes one entry.
-    pub fn put(&self, key: &K, value: &V) -> io::Result<()> {
+    pub(super) fn put(&self, key: &K, value: &V) -> io::Result<()> {
         let mut attr = self.element(key);
         attr.value_or_next = address(value);
         bpf(command::UPDATE_ELEM, &mut attr)
     }
 
     /// Writes entries in order. On error, how many were written.
-    pub fn put_all(&self, keys: &[K], values: &[V]) -> Result<(), (usize, io::Error)> {
+    pub(super) fn put_all(&self, keys: &[K], values: &[V]) -> Result<(), (usize, io::Error)> {
         debug_assert_eq!(keys.len(), values.len());
         let mut done = 0;
         while done < keys.len() {
@@ -175,7 +175,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Removes an entry; one that is not there counts as removed.
-    pub fn remove(&self, key: &K) -> io::Result<()> {
+    pub(super) fn remove(&self, key: &K) -> io::Result<()> {
         match bpf(command::DELETE_ELEM, &mut self.element(key)) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,
@@ -183,7 +183,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     /// Everything in the map. Entries that come or go meanwhile may be missed.
-    pub fn read_all(&self) -> io::Result<Vec<(K, V)>> {
+    pub(super) fn read_all(&self) -> io::Result<Vec<(K, V)>> {
         match self.read_batches() {
             Err(error) if unsupported(&error) => self.read_singly(),
             other => other,
