@@ -17,6 +17,8 @@ const LAST_WORDS: usize = 15;
 /// It could not start, or it failed: with its last lines.
 pub(crate) fn quietly(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
+    // A backtrace of theirs would push the cause out of the last words.
+    command.env("RUST_BACKTRACE", "0");
     let output = command
         .stdin(Stdio::null())
         .output()
