@@ -68,8 +68,6 @@ impl Planning for Planner {
 /// Reconciler and programs.
 struct EbpfKernel {
     reconciler: Reconciler<EbpfDataplane>,
-    /// What the programs know of this node but for its addresses.
-    node: Node,
     node_ip: Option<IpAddr>,
     /// Map entries by service, so that the sum follows a change at the price of the change.
     usage: HashMap<ObjectName, Usage>,
@@ -131,9 +129,7 @@ impl Kernel for EbpfKernel {
                 IpAddr::V6(addr) => v6 = addr.octets(),
             }
         }
-        self.node.snat_v4 = v4;
-        self.node.snat_v6 = v6;
-        self.reconciler.dataplane().set_node(&self.node)
+        self.reconciler.dataplane_mut().set_addresses(v4, v6)
     }
 
     fn attach(&mut self, link: &Link) -> Result<Attached, ApplyError> {
@@ -230,7 +226,6 @@ pub(crate) fn open_dataplane(config: &Config) -> Result<Parts, ApplyError> {
     let counters = Arc::new(Counters(dataplane.maps()));
     let kernel = EbpfKernel {
         reconciler: Reconciler::new(dataplane),
-        node,
         node_ip: config.node_ip,
         usage: HashMap::new(),
         total: Usage::default(),

@@ -114,6 +114,8 @@ fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Ad
     params.family = F::AF;
     params.l4_protocol = protocol;
     params.ifindex = skb.ifindex();
+    // Any length makes the kernel look up the route's own MTU, with what path MTU discovery has learnt.
+    params.__bindgen_anon_1.tot_len = 1;
     F::fib(&mut params, src, dst);
     // SAFETY: `params` is valid for the size given.
     let code = unsafe { bpf_fib_lookup(skb.0.cast(), &mut params, size_of::<Params>() as i32, 0) };

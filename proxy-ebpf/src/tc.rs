@@ -238,7 +238,8 @@ fn way_of<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, entry: &mut Flow<
     let now = clock::ticks() | 1;
     if entry.routed == 0 || now.wrapping_sub(entry.routed) >= clock::SECOND {
         let route = route::lookup::<F>(skb, hook, parsed.tuple.protocol, &entry.src, &entry.dst).open();
-        entry.routed = now;
+        // Without a neighbour yet the answer is half a one: ask again for the next packet.
+        entry.routed = if route.mtu == 0 { 0 } else { now };
         entry.ifindex = route.ifindex;
         entry.mtu = route.mtu;
         entry.way = route.way;
@@ -276,6 +277,10 @@ fn deliver<F: Family>(
         }
     } else if must || (direct && hook.ingress()) {
         route = way_of::<F>(skb, parsed, hook, entry);
+        if route.mtu == 0 && !must {
+            // The stack finds the neighbour, and knows the MTU.
+            route = Route::STACK;
+        }
     }
     if route::too_big::<F>(skb, parsed, route.mtu) {
         if must && !reply {

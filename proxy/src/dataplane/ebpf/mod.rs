@@ -37,7 +37,7 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult},
 };
 use proxy_common::{
-    abi::{Node, device_flags},
+    abi::{Node, V4, V6, device_flags},
     verdict::Verdict,
 };
 use std::{fmt, path::PathBuf, sync::Arc};
@@ -67,6 +67,7 @@ pub struct EbpfDataplane {
     lowerer: Lowerer,
     probes: Vec<Probe>,
     cgroup: Option<PathBuf>,
+    node: Node,
     /// Nothing is in the maps yet: reading them would find nothing, slowly.
     empty: bool,
 }
@@ -97,7 +98,13 @@ impl EbpfDataplane {
         let mut loaded = load::load(&options.sizes, pins.as_deref(), &features, options.log_level)?;
         Attachments::load(&mut loaded.bpf, options.cgroup.is_some())?;
         let maps = Maps::open(&mut loaded.bpf)?;
-        maps.set_node(&options.node)?;
+        let mut node = options.node;
+        if let Some(former) = maps.node()?.filter(|_| loaded.adopted) {
+            // Flows go on: the same hash, and masquerading before the addresses are read anew.
+            node.seed = former.seed;
+            (node.snat_v4, node.snat_v6) = (former.snat_v4, former.snat_v6);
+        }
+        maps.set_node(&node)?;
         let sizes = &options.sizes;
         let capacity = Capacity {
             frontends: sizes.frontends,
@@ -111,6 +118,7 @@ impl EbpfDataplane {
             lowerer: Lowerer::new(capacity).masquerade_all(options.masquerade_all),
             probes,
             cgroup: options.cgroup.clone(),
+            node,
             empty: !loaded.adopted,
             bpf: loaded.bpf,
         })
@@ -121,9 +129,10 @@ impl EbpfDataplane {
         &self.probes
     }
 
-    /// Tells the programs about this node anew.
-    pub fn set_node(&self, node: &Node) -> Result<(), ApplyError> {
-        self.maps.set_node(node)
+    /// Tells the programs which addresses masqueraded packets get, zero = none.
+    pub fn set_addresses(&mut self, v4: V4, v6: V6) -> Result<(), ApplyError> {
+        (self.node.snat_v4, self.node.snat_v6) = (v4, v6);
+        self.maps.set_node(&self.node)
     }
 
     /// Puts our programs on an interface, or does nothing if they are there. `peer` allows redirects to the other end
