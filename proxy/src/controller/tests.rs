@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     clock::Now,
-    error::Skipped,
     config::{LinkFilter, NodePortAddresses},
+    error::Skipped,
     health::{CheckState, ProxyHealth},
     hostview::{DefaultRoute, LinkFacts, NodeSettings},
     metrics::{Format, Metrics},

@@ -127,7 +127,10 @@ impl Maps {
 
     /// What an earlier agent told the programs about this node; `None` if nobody did.
     pub fn node(&self) -> Result<Option<Node>, ApplyError> {
-        let node = self.node.get(&0).map_err(|source| ApplyError::Kernel { op: "read map NODE".into(), source })?;
+        let node = self.node.get(&0).map_err(|source| ApplyError::Kernel {
+            op: "read map NODE".into(),
+            source,
+        })?;
         Ok(node.filter(|node| *node != Node::default()))
     }
 

@@ -10,6 +10,7 @@ mod ids;
 pub mod image;
 pub mod judge;
 mod load;
+mod logs;
 pub mod lower;
 mod maps;
 pub mod mount;
@@ -97,6 +98,9 @@ impl EbpfDataplane {
         let pins = options.bpffs.as_deref().map(pin_root);
         let mut loaded = load::load(&options.sizes, pins.as_deref(), &features, options.log_level)?;
         Attachments::load(&mut loaded.bpf, options.cgroup.is_some())?;
+        if options.log_level > 0 {
+            logs::follow(&mut loaded.bpf)?;
+        }
         let maps = Maps::open(&mut loaded.bpf)?;
         let mut node = options.node;
         if let Some(former) = maps.node()?.filter(|_| loaded.adopted) {
