@@ -56,6 +56,8 @@ pub struct Options {
     pub node: Node,
     /// Masquerade pods' ClusterIP traffic too.
     pub masquerade_all: bool,
+    /// Attach by tcx links or not; `None` = as the kernel can.
+    pub tcx: Option<bool>,
     /// Level of the programs' own log, 0 = off.
     pub log_level: u8,
 }
@@ -118,7 +120,7 @@ impl EbpfDataplane {
         };
         Ok(Self {
             maps: Arc::new(maps),
-            attachments: Attachments::new(pins, features.tcx)?,
+            attachments: Attachments::new(pins, options.tcx.unwrap_or(features.tcx))?,
             lowerer: Lowerer::new(capacity).masquerade_all(options.masquerade_all),
             probes,
             cgroup: options.cgroup.clone(),
@@ -166,6 +168,11 @@ impl EbpfDataplane {
             Some(cgroup) if !self.attachments.sockets() => self.attachments.attach_sockets(&mut self.bpf, cgroup),
             _ => Ok(()),
         }
+    }
+
+    /// Whether interfaces are attached by tcx links.
+    pub fn tcx(&self) -> bool {
+        self.attachments.tcx()
     }
 
     /// Whether socket load balancing is on.
