@@ -119,11 +119,19 @@ fn try_too_big<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Node,
     route::back(skb, hook, node)
 }
 
+/// Where the IP packet ends by its own account: Ethernet pads short frames.
+#[inline(always)]
+fn end<F: Family>(skb: Skb) -> Result<u32, Verdict> {
+    let (offset, header) = if F::V6 { (ETH + 4, F::HEADER) } else { (ETH + 2, 0) };
+    let length: [u8; 2] = skb.load(offset).ok_or(Verdict::DropHelperFailed)?;
+    Ok(ETH + header + u16::from_be_bytes(length) as u32)
+}
+
 #[inline(always)]
 fn reset<F: Family>(skb: Skb, parsed: &Parsed<F>) -> Result<(), Verdict> {
     let old: [u8; 16] = skb.load(parsed.l4).ok_or(Verdict::DropHelperFailed)?;
     let seq = u32::from_be_bytes([old[4], old[5], old[6], old[7]]);
-    let data = skb.len() - parsed.l4 - ((old[12] >> 4) as u32 * 4);
+    let data = end::<F>(skb)?.wrapping_sub(parsed.l4 + (old[12] >> 4) as u32 * 4);
     let span = data + (parsed.flags & tcp::SYN != 0) as u32 + (parsed.flags & tcp::FIN != 0) as u32;
     let (seq, ack, bits) = if parsed.flags & tcp::ACK != 0 {
         ([old[8], old[9], old[10], old[11]], [0; 4], tcp::RST)

@@ -37,12 +37,12 @@ impl Hook {
     ///
     /// Without direct forwarding a flow is translated at the client's edge in both directions, so that connection
     /// tracking in the stack sees one consistent flow. Masqueraded replies are addressed to this node and must be caught
-    /// when they arrive; so must replies to the node's own sockets, which have no later hook. Direct forwarding skips
-    /// the client's edge, so it translates on arrival.
+    /// when they arrive, or on `lo` where a backend has this node's address too; so must replies to the node's own
+    /// sockets, which have no later hook. Direct forwarding skips the client's edge, so it translates on arrival.
     #[inline(always)]
     pub(crate) const fn translates_reply(self, flow: u32, direct: bool) -> bool {
         if flow & flags::MASQUERADED != 0 {
-            return self.ingress();
+            return !matches!(self, Self::ToPod);
         }
         match self {
             Self::FromPod => direct || flow & flags::FROM_HOST != 0,

@@ -8,7 +8,7 @@ use crate::{
     route::{self, Packed, opaque},
 };
 use proxy_common::{
-    abi::{Flow, FlowKey, Node, flow_flags as flags, node_flags},
+    abi::{Flow, FlowKey, Node, flow_flags as flags, node_flags, way},
     csum,
     verdict::Verdict,
 };
@@ -72,22 +72,23 @@ fn try_translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Nod
     if !quoted::<F>(skb, parsed.l4, &key, flow) || !error::<F>(skb, parsed, &key, flow) {
         return Err(Verdict::DropHelperFailed);
     }
+    // The error goes where a packet of the flow would; its source does not matter for that.
     let masqueraded = flow.flags & flags::MASQUERADED != 0;
-    if !hook.ingress() {
-        return Ok(route::NEXT);
-    }
-    if reply && !masqueraded && flow.flags & flags::FROM_HOST != 0 {
+    let must = masqueraded || (!reply && !hook.ingress());
+    if reply && hook.ingress() && !masqueraded && flow.flags & flags::FROM_HOST != 0 {
         return if flow.flags & flags::NODE_ADDRESS != 0 {
             route::to_self(skb, node)
         } else {
             Ok(route::NEXT)
         };
     }
-    if !direct && !masqueraded {
+    if !must && !(direct && hook.ingress()) {
         return Ok(route::NEXT);
     }
-    // The error goes where a packet of the flow would; its source does not matter for that.
     let route = route::lookup::<F>(skb, hook, F::ICMP, &flow.src, &flow.dst).open();
+    if !must && route.way == way::LOCAL {
+        return Ok(route::NEXT);
+    }
     route::send(skb, node, route)
 }
 

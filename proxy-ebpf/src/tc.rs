@@ -263,7 +263,8 @@ fn way_of<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, entry: &mut Flow<
     if entry.routed == 0 || now.wrapping_sub(entry.routed) >= clock::SECOND {
         let route = route::lookup::<F>(skb, hook, parsed.tuple.protocol, &entry.src, &entry.dst).open();
         // Without a neighbour yet the answer is half a one: ask again for the next packet.
-        entry.routed = if route.mtu == 0 { 0 } else { now };
+        let half = route.mtu == 0 && matches!(route.way, way::NEIGHBOUR | way::PEER);
+        entry.routed = if half { 0 } else { now };
         entry.ifindex = route.ifindex;
         entry.mtu = route.mtu;
         entry.way = route.way;
@@ -301,8 +302,9 @@ fn deliver<F: Family>(
         }
     } else if must || (direct && hook.ingress()) {
         route = way_of::<F>(skb, parsed, hook, entry);
-        if route.mtu == 0 && !must {
-            // The stack finds the neighbour, and knows the MTU.
+        // The stack finds a neighbour that is not known yet, and knows the MTU. A stranger's address is expected on the
+        // interface that it came from, not on `lo`.
+        if !must && (route.mtu == 0 || route.way == way::LOCAL) {
             route = Route::STACK;
         }
     }

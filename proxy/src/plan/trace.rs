@@ -165,9 +165,10 @@ fn affinity(port: &PortPlan, decision: Decision, packet: &Packet, state: &State)
 /// Three reasons: a pod that reaches itself by its own VIP would otherwise be answered by itself; a client outside would
 /// be answered by a backend on another node, past us; and `masqueradeAll` asks for it. Unlike upstream, traffic from
 /// outside to a backend on this node keeps its source also under `externalTrafficPolicy: Cluster`: the reply leaves
-/// through this node anyway.
+/// through this node anyway. A socket of the node itself that reaches a backend with the node's own address needs none
+/// of this: the reply crosses `lo`, where it is translated like any other.
 fn masquerade(backend: &Backend, frontend: &Frontend, node: &NodeView, packet: &Packet) -> bool {
-    let hairpin = packet.source.ip() == backend.addr.ip();
+    let hairpin = packet.origin == Origin::Pod && packet.source.ip() == backend.addr.ip();
     let reply_would_miss_us = packet.origin == Origin::Outside && !backend.on_node;
     let asked_for = node.masquerade_all && packet.origin == Origin::Pod && frontend.kind == FrontendKind::ClusterIP;
     hairpin || reply_would_miss_us || asked_for
