@@ -135,6 +135,12 @@ impl EbpfDataplane {
         &self.probes
     }
 
+    /// Tells the programs about this node anew, whatever they knew.
+    pub fn set_node(&mut self, node: Node) -> Result<(), ApplyError> {
+        self.node = node;
+        self.maps.set_node(&self.node)
+    }
+
     /// Tells the programs which addresses masqueraded packets get, zero = none.
     pub fn set_addresses(&mut self, v4: V4, v6: V6) -> Result<(), ApplyError> {
         (self.node.snat_v4, self.node.snat_v6) = (v4, v6);

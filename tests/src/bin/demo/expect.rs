@@ -86,7 +86,7 @@ pub(crate) fn expected(examples: &Examples, frontend: &Frontend, client: &str) -
         outside && spec["externalTrafficPolicy"] == "Local"
     };
     let pods = names(local);
-    if names(false).is_empty() && !(local && outside) {
+    if names(false).is_empty() {
         Expected::Refused
     } else if pods.is_empty() {
         Expected::Silence
