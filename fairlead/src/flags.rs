@@ -6,7 +6,7 @@
 
 use ::proxy::config::{
     BpfLogLevel, Forwarding, MAX_BACKENDS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_OTHERS, MAX_SLOTS, MapSizes,
-    Overrides, PortRange,
+    Overrides, PortRange, TcAttach,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -88,6 +88,10 @@ pub(crate) struct ProxyArgs {
     /// direct to the target link, which is faster [default: stack].
     #[arg(long, value_name = "HOW", help_heading = "Dataplane")]
     forwarding: Option<ForwardingArg>,
+
+    /// How TC programs are attached: links on tcx (6.6), or clsact filters; auto = tcx where the kernel has it.
+    #[arg(long, value_name = "HOW", default_value = "auto", help_heading = "Dataplane")]
+    tc_attach: TcAttachArg,
 
     /// Which addresses of this node serve NodePorts: CIDRs, primary, or all; never loopback [default: primary].
     #[arg(
@@ -172,6 +176,14 @@ enum ForwardingArg {
     Direct,
 }
 
+/// `--tc-attach`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TcAttachArg {
+    Auto,
+    Tcx,
+    Clsact,
+}
+
 /// `--bpf-log-level`.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum BpfLogLevelArg {
@@ -244,6 +256,11 @@ impl ProxyArgs {
                 ForwardingArg::Stack => Forwarding::Stack,
                 ForwardingArg::Direct => Forwarding::Direct,
             }),
+            tc_attach: match self.tc_attach {
+                TcAttachArg::Auto => TcAttach::Auto,
+                TcAttachArg::Tcx => TcAttach::Tcx,
+                TcAttachArg::Clsact => TcAttach::Clsact,
+            },
             node_port_addresses: self.node_port_addresses.clone(),
             masquerade_all: self.masquerade_all,
             snat_port_range: self.snat_port_range,

@@ -1,7 +1,7 @@
 //! Where the agent meets the source and the dataplane: the only file that names their types.
 
 use ::proxy::{
-    config::{BpfLogLevel, Config, Forwarding, PortRange, Source},
+    config::{BpfLogLevel, Config, Forwarding, PortRange, Source, TcAttach},
     controller::{Attached, Changed, Kernel, Planning, SyncReport},
     dataplane::{
         Reconciler,
@@ -68,8 +68,6 @@ impl Planning for Planner {
 /// Reconciler and programs.
 struct EbpfKernel {
     reconciler: Reconciler<EbpfDataplane>,
-    /// What the programs know of this node but for its addresses.
-    node: Node,
     node_ip: Option<IpAddr>,
     /// Map entries by service, so that the sum follows a change at the price of the change.
     usage: HashMap<ObjectName, Usage>,
@@ -131,9 +129,7 @@ impl Kernel for EbpfKernel {
                 IpAddr::V6(addr) => v6 = addr.octets(),
             }
         }
-        self.node.snat_v4 = v4;
-        self.node.snat_v6 = v6;
-        self.reconciler.dataplane().set_node(&self.node)
+        self.reconciler.dataplane_mut().set_addresses(v4, v6)
     }
 
     fn attach(&mut self, link: &Link) -> Result<Attached, ApplyError> {
@@ -147,7 +143,7 @@ impl Kernel for EbpfKernel {
         let (mode, detail) = if self.tcx {
             ("tcx", "the kernel has links on tcx")
         } else {
-            ("clsact", "the kernel has no tcx")
+            ("clsact", "the kernel has no tcx, or --tc-attach clsact")
         };
         Ok(Attached {
             mode: mode.into(),
@@ -214,6 +210,11 @@ pub(crate) fn open_dataplane(config: &Config) -> Result<Parts, ApplyError> {
         cgroup: config.cgroup_root.clone(),
         node,
         masquerade_all: config.masquerade_all,
+        tcx: match config.tc_attach {
+            TcAttach::Auto => None,
+            TcAttach::Tcx => Some(true),
+            TcAttach::Clsact => Some(false),
+        },
         log_level: match config.bpf_log_level {
             BpfLogLevel::Off => 0,
             BpfLogLevel::Error => 1,
@@ -226,11 +227,10 @@ pub(crate) fn open_dataplane(config: &Config) -> Result<Parts, ApplyError> {
     let mut dataplane = EbpfDataplane::open(&options)?;
     dataplane.attach(lo_ifindex, "lo", Role::Loopback, false)?;
     let probes = dataplane.probes().to_vec();
-    let tcx = probes.iter().any(|probe| probe.name == "tcx" && probe.available);
+    let tcx = dataplane.tcx();
     let counters = Arc::new(Counters(dataplane.maps()));
     let kernel = EbpfKernel {
         reconciler: Reconciler::new(dataplane),
-        node,
         node_ip: config.node_ip,
         usage: HashMap::new(),
         total: Usage::default(),
@@ -308,6 +308,9 @@ pub(crate) fn cleanup(bpffs: &Path, _cgroup_root: Option<&Path>) -> anyhow::Resu
     let mut lines = Vec::new();
     if removed.links > 0 {
         lines.push(format!("{} links of programs to interfaces and cgroups", removed.links));
+    }
+    if removed.filters > 0 {
+        lines.push(format!("{} filters on interfaces", removed.filters));
     }
     if removed.maps > 0 {
         lines.push(format!("{} maps", removed.maps));

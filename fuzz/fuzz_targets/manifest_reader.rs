@@ -12,7 +12,7 @@ const SOUND: &[u8] =
 
 fuzz_target!(|bytes: &[u8]| {
     for name in ["b.yaml", "b.json"] {
-        let mut folder = Folder::new("node-a".into());
+        let mut folder = Folder::new("node-a");
         let hostile = (name.into(), FileState::Content(bytes.to_vec()));
         let events = folder.update([("a.yaml".into(), FileState::Content(SOUND.to_vec())), hostile]);
         let arrived =

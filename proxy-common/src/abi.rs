@@ -265,6 +265,9 @@ abi! {
 /// A tick is 2^20 ns, about a millisecond: nanoseconds shifted right by this, wrapping at 32 bits (52 days).
 pub const TICK_SHIFT: u32 = 20;
 
+/// Names of the TC programs by the number with which they sign their log.
+pub const HOOKS: [&str; 4] = ["from_pod", "to_pod", "from_net", "to_net"];
+
 /// How a translated packet goes on: [`Flow::way`].
 pub mod way {
     /// Up the kernel's stack.

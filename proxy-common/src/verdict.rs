@@ -79,6 +79,37 @@ verdicts! {
     DropNoSnatAddress = 17, "drop_no_snat_address", Dropped;
 }
 
+/// Whether the verdict with this number is of a kind: bits in a constant, so that the programs need no table.
+#[inline(always)]
+pub const fn is(number: u32, kind: Kind) -> bool {
+    let mask = match kind {
+        Kind::Passed => PASSED,
+        Kind::Forwarded => FORWARDED,
+        Kind::Answered => ANSWERED,
+        Kind::Dropped => DROPPED,
+    };
+    mask >> (number & 31) & 1 != 0
+}
+
+const PASSED: u32 = numbers_of(Kind::Passed);
+const FORWARDED: u32 = numbers_of(Kind::Forwarded);
+const ANSWERED: u32 = numbers_of(Kind::Answered);
+const DROPPED: u32 = numbers_of(Kind::Dropped);
+
+const fn numbers_of(kind: Kind) -> u32 {
+    let mut mask = 0;
+    let mut index = 0;
+    while index < Verdict::ALL.len() {
+        if Verdict::ALL[index].kind() as u32 == kind as u32 {
+            mask |= 1 << index;
+        }
+        index += 1;
+    }
+    mask
+}
+
+const _: () = assert!(COUNT <= 32);
+
 /// Number of verdicts: size of the `COUNTERS` array.
 pub const COUNT: u32 = Verdict::ALL.len() as u32;
 
@@ -90,6 +121,9 @@ mod tests {
     fn numbers_are_dense_and_labels_unique() {
         for (index, verdict) in Verdict::ALL.iter().enumerate() {
             assert_eq!(*verdict as usize, index);
+        }
+        for verdict in Verdict::ALL {
+            assert!(is(*verdict as u32, verdict.kind()));
         }
         let labels: std::collections::BTreeSet<_> = Verdict::ALL.iter().map(|v| v.label()).collect();
         assert_eq!(labels.len(), Verdict::ALL.len());

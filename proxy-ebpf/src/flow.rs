@@ -24,7 +24,7 @@ const EEXIST: i32 = -17;
 
 /// Source ports tried for one new flow before it is dropped.
 const PORT_TRIES: u32 = 8;
-/// A closed flow's reply tuple may be given away after this, ticks: TIME_WAIT is over at the other end's leisure, but a
+/// A closed flow's reply tuple may be given away after this, ticks: `TIME_WAIT` is over at the other end's leisure, but a
 /// SYN with a higher sequence number is accepted (RFC 6191).
 const CLOSED_IDLE: u32 = 10 * clock::SECOND;
 /// An idle UDP flow's, ticks.

@@ -2,7 +2,7 @@
 
 use proxy_common::abi::flow_flags as flags;
 
-/// Where a packet is.
+/// Where a packet is. The numbers are those of the programs' log ([`proxy_common::abi::HOOKS`]).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
     /// Ingress of a pod-facing link: the packet comes from a pod.

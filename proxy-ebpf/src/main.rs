@@ -2,6 +2,10 @@
 //! socket programs leave a call alone.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is moved into a map call is copied on a stack of 512 bytes"
+)]
+#![allow(
     missing_docs,
     reason = "a program has no API; its ABI is documented in fairlead-proxy-common"
 )]
@@ -38,7 +42,11 @@ mod tc;
 fn main() {}
 
 #[cfg(target_arch = "bpf")]
-#[allow(unreachable_pub, reason = "the loader finds programs by their exported names")]
+#[allow(
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "the loader finds programs by their exported names; the attribute macros decide their signatures"
+)]
 mod programs {
     use crate::{
         hook::Hook,

@@ -33,7 +33,7 @@ const MAX_L4: u32 = 0x3ff;
 /// the packet no further on machines that mind; BPF itself has no alignment of its own.
 #[inline(always)]
 pub(crate) unsafe fn copy<T>(from: *const T, to: *mut T) {
-    const { assert!(size_of::<T>() % 4 == 0) };
+    const { assert!(size_of::<T>().is_multiple_of(4)) };
     for word in 0..size_of::<T>() / 4 {
         // SAFETY: within `T`, as the caller says.
         unsafe { to.cast::<u32>().add(word).write(from.cast::<u32>().add(word).read()) };

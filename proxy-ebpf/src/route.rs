@@ -114,6 +114,8 @@ fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Ad
     params.family = F::AF;
     params.l4_protocol = protocol;
     params.ifindex = skb.ifindex();
+    // Any length makes the kernel look up the route's own MTU, with what path MTU discovery has learnt.
+    params.__bindgen_anon_1.tot_len = 1;
     F::fib(&mut params, src, dst);
     // SAFETY: `params` is valid for the size given.
     let code = unsafe { bpf_fib_lookup(skb.0.cast(), &mut params, size_of::<Params>() as i32, 0) };
@@ -128,10 +130,10 @@ fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Ad
         return Route::STACK;
     }
     let ifindex = params.ifindex;
-    // SAFETY: both arms of the union are 16-bit integers.
     let mtu = if code == BPF_FIB_LKUP_RET_NO_NEIGH {
         0
     } else {
+        // SAFETY: both arms of the union are 16-bit integers.
         unsafe { params.__bindgen_anon_1.mtu_result }
     };
     // SAFETY: NO_PREALLOC map, the entry outlives this program run.
@@ -165,9 +167,10 @@ pub(crate) fn too_big<F: Family>(skb: Skb, parsed: &Parsed<F>, mtu: u16) -> bool
 /// Sends the packet on its way.
 #[inline(always)]
 pub(crate) fn send(skb: Skb, node: &Node, route: Route) -> Result<i32, Verdict> {
-    // SAFETY (all): plain integers; a bad interface index is refused or drops the packet.
     let code = match route.way {
+        // SAFETY: plain integers; a bad interface index is refused or drops the packet.
         way::PEER => unsafe { bpf_redirect_peer(route.ifindex, 0) },
+        // SAFETY: as above; without a next hop the kernel looks it up.
         way::NEIGHBOUR => unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) },
         way::LOCAL if skb.ifindex() != node.lo_ifindex => return to_self(skb, node),
         _ => return Ok(NEXT),

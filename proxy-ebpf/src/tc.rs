@@ -12,9 +12,10 @@ use crate::{
     related,
     route::{self, NEXT, Route, SHOT},
 };
+use aya_ebpf::programs::TcContext;
 use proxy_common::{
     abi::{Flow, FlowKey, FragmentKey, FragmentPorts, Node, flow_flags as flags, node_flags, way},
-    verdict::{Kind, Verdict},
+    verdict::{self, Kind, Verdict},
 };
 
 /// Ethertypes as they lie in `skb->protocol`.
@@ -29,8 +30,30 @@ pub(crate) fn run(skb: Skb, hook: Hook) -> i32 {
         IPV6 => v6(skb, hook),
         _ => pack(Err(Verdict::NotTranslatable)),
     };
-    count((packed >> 32) as u32);
+    let verdict = (packed >> 32) as u32;
+    count(verdict);
+    if aya_log_ebpf::macro_support::level_enabled(aya_log_ebpf::macro_support::Level::Error) {
+        log(skb, hook, verdict);
+    }
     packed as u32 as i32
+}
+
+/// Says what happened to the packet: drops as warnings, answers as information, everything else in detail. Three numbers
+/// (verdict, hook, interface), which the agent turns into words. Out of line: its buffers are not to stand on the stack
+/// under the rest. Off, the verifier removes the call too.
+#[inline(never)]
+fn log(skb: Skb, hook: Hook, verdict: u32) {
+    let ctx = TcContext::new(skb.0);
+    let (hook, ifindex) = (hook as u32, skb.ifindex());
+    if verdict::is(verdict, Kind::Dropped) {
+        aya_log_ebpf::warn!(&ctx, "{} {} {}", verdict, hook, ifindex);
+    } else if verdict::is(verdict, Kind::Answered) {
+        aya_log_ebpf::info!(&ctx, "{} {} {}", verdict, hook, ifindex);
+    } else if verdict::is(verdict, Kind::Forwarded) {
+        aya_log_ebpf::debug!(&ctx, "{} {} {}", verdict, hook, ifindex);
+    } else {
+        aya_log_ebpf::trace!(&ctx, "{} {} {}", verdict, hook, ifindex);
+    }
 }
 
 /// A verdict and the kernel's action in one register.
@@ -90,6 +113,7 @@ fn packet<F: Family>(skb: Skb, hook: Hook) -> Result<(Verdict, i32), Verdict> {
     // SAFETY: the entry stays mapped while we run; an LRU entry may be reused for another flow under us, which every
     // LRU flow table has to live with.
     let step = match entry {
+        // SAFETY: the entry stays mapped while we run.
         Some(entry) => judge::<F>(skb, &parsed, hook, direct, unsafe { &*entry })?,
         None if begins(skb, hook) => Step::Open(Verdict::NewFlow),
         None => return Err(Verdict::NotService),
@@ -238,7 +262,9 @@ fn way_of<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, entry: &mut Flow<
     let now = clock::ticks() | 1;
     if entry.routed == 0 || now.wrapping_sub(entry.routed) >= clock::SECOND {
         let route = route::lookup::<F>(skb, hook, parsed.tuple.protocol, &entry.src, &entry.dst).open();
-        entry.routed = now;
+        // Without a neighbour yet the answer is half a one: ask again for the next packet.
+        let half = route.mtu == 0 && matches!(route.way, way::NEIGHBOUR | way::PEER);
+        entry.routed = if half { 0 } else { now };
         entry.ifindex = route.ifindex;
         entry.mtu = route.mtu;
         entry.way = route.way;
@@ -276,8 +302,9 @@ fn deliver<F: Family>(
         }
     } else if must || (direct && hook.ingress()) {
         route = way_of::<F>(skb, parsed, hook, entry);
-        // A stranger's address is expected on the interface that it came from, not on `lo`.
-        if !must && route.way == way::LOCAL {
+        // The stack finds a neighbour that is not known yet, and knows the MTU. A stranger's address is expected on the
+        // interface that it came from, not on `lo`.
+        if !must && (route.mtu == 0 || route.way == way::LOCAL) {
             route = Route::STACK;
         }
     }

@@ -15,7 +15,7 @@ pub use self::{
     },
     types::{
         BpfLogLevel, Forwarding, LinkFilter, MAX_BACKENDS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_OTHERS,
-        MAX_SLOTS, MapSizes, Mode, NodePortAddresses, PortRange, Source,
+        MAX_SLOTS, MapSizes, Mode, NodePortAddresses, PortRange, Source, TcAttach,
     },
 };
 
@@ -75,6 +75,8 @@ pub struct Overrides {
     pub bpffs: Option<PathBuf>,
     /// `--forwarding`.
     pub forwarding: Option<Forwarding>,
+    /// `--tc-attach`.
+    pub tc_attach: TcAttach,
     /// `--node-port-addresses`.
     pub node_port_addresses: Vec<String>,
     /// `--masquerade-all`.
@@ -117,6 +119,8 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// How translated packets go on. Default [`Forwarding::Stack`].
     pub forwarding: Forwarding,
+    /// How TC programs are attached. Default: by what the kernel has.
+    pub tc_attach: TcAttach,
     /// Which of the node's addresses serve NodePorts. Default: primary, as kube-proxy's nftables mode, which is
     /// upstream's coming default.
     pub node_port_addresses: NodePortAddresses,
@@ -307,6 +311,7 @@ impl Config {
             cgroup_root,
             bpffs: flags.bpffs.clone().unwrap_or_else(|| "/sys/fs/bpf".into()),
             forwarding: flags.forwarding.unwrap_or_default(),
+            tc_attach: flags.tc_attach,
             node_port_addresses,
             node_ip: Some(bind_ip).filter(|ip| !ip.is_unspecified()),
             masquerade_all,

@@ -94,7 +94,7 @@ fn balance(addr: &str, backends: &[Backend]) -> Plan {
 
 /// Syncs each plan in turn, as changes of the services that differ, and compares the ops with the file.
 fn check(file: &str, plans: &[Plan]) {
-    let mut reconciler = Reconciler::new(Fake::new(Capacity::default(), false));
+    let mut reconciler = Reconciler::new(Fake::new(Capacity::default()));
     let mut text = String::new();
     let mut last = Plan::default();
     for (number, plan) in plans.iter().enumerate() {

@@ -171,6 +171,11 @@ impl<'t> Agent<'t> {
         })
     }
 
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid.get()
+    }
+
     /// The node it runs on.
     pub fn node(&self) -> &'t Node {
         self.node

@@ -14,6 +14,7 @@ pub mod agent;
 
 pub mod guard;
 pub mod manifest;
+pub mod measure;
 
 pub mod proto;
 pub mod report;

@@ -1,5 +1,6 @@
 //! What the test process and an actor say to each other: one JSON object per line, each answered under its id.
 
+use crate::measure::{Absorb, Measure};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -323,6 +324,12 @@ pub enum Operation {
     LoadPeek(u64),
     /// Ends a load once running questions are answered; answers [`Tally`].
     LoadStop(u64),
+    /// Runs a loop of native code for its time; answers [`crate::measure::Measured`].
+    Measure(Measure),
+    /// Begins to be the other end of such a loop; answers [`Serving`].
+    Absorb(Absorb),
+    /// Stops that; answers how many datagrams have arrived since (TCP: 0).
+    AbsorbStop(u64),
     /// Runs a program to its end in this namespace; answers [`Output`].
     Run {
         /// Name or path.

@@ -276,12 +276,22 @@ impl Topology {
         self.router.ip(&lines)
     }
 
-    /// Gives the path from node `from` to the pods of node `to` an MTU of `mtu` bytes (at least 1280).
+    /// Gives the path from node `from` to the pods of node `to` an MTU of `mtu` bytes (at least 1280): a locked one, since
+    /// the kernel does not tell programs of another.
     ///
     /// # Errors
     /// If `ip` refuses.
     pub fn narrow_between(&self, from: &Node, to: &Node, mtu: u32) -> Result<()> {
-        from.actor.ip(&pod_routes(to.number, &format!(" mtu {mtu}")))
+        from.actor.ip(&pod_routes(to.number, &format!(" mtu lock {mtu}")))
+    }
+
+    /// Gives the last link on the way to `pod` an MTU of `mtu` bytes (at least 1280): its node answers larger packets with
+    /// ICMP errors, which come back to whoever sent them.
+    ///
+    /// # Errors
+    /// If `ip` refuses.
+    pub fn narrow_pod(&self, node: &Node, pod: &Pod, mtu: u32) -> Result<()> {
+        node.actor.ip(&format!("link set veth-{} mtu {mtu}\n", pod.name))
     }
 
     fn build(plan: &Builder) -> Result<Self> {

@@ -53,10 +53,7 @@ pub(crate) fn exec(
 }
 
 fn build(workspace: &Workspace, progress: &Progress, cargo: &mut Command) -> Result<()> {
-    let step = progress.begin(format_args!(
-        "cargo {}",
-        tools::typed(cargo).split_once(' ').map_or("", |(_, words)| words)
-    ));
+    let step = progress.begin(tools::typed(cargo));
     // Cargo's own words go to stderr; stdout may belong to the program that runs next.
     let status = cargo
         .current_dir(&workspace.root)

@@ -122,8 +122,19 @@ impl Run<'_> {
     }
 
     fn tests(&mut self, no_kernel: bool, arguments: &[OsString]) -> Result<()> {
-        // The end-to-end tests run the agent itself, which no test depends on as a crate.
-        self.cargo(&["build", "--package", "fairlead"], &[])?;
+        let mut packages = Vec::new();
+        if no_kernel {
+            packages.extend([
+                "--workspace",
+                "--exclude",
+                "fairlead-proxy-ebpf",
+                "--exclude",
+                "fairlead-tests",
+            ]);
+        }
+        // The end-to-end tests run the agent itself, which no test depends on as a crate. Built together with the tests it
+        // shares their features, so that nothing is compiled twice.
+        self.cargo(&[&["build", "--bins", "--tests"], packages.as_slice()].concat(), &[])?;
         let skips = self
             .workspace
             .target
@@ -131,31 +142,22 @@ impl Run<'_> {
         fs::write(&skips, "").with_context(|| skips.display().to_string())?;
 
         let mut cargo = tools::cargo();
-        cargo
-            .args(["test", "--no-fail-fast"])
-            .current_dir(&self.workspace.root)
-            .stdin(Stdio::null());
-        cargo
-            .env(AGENT_VARIABLE, self.workspace.binary("debug", "fairlead"))
-            .env(SKIPS_VARIABLE, &skips);
+        cargo.args(["test", "--no-fail-fast"]).args(packages);
+        cargo.current_dir(&self.workspace.root).stdin(Stdio::null());
+        cargo.env(AGENT_VARIABLE, self.workspace.binary("debug", "fairlead"));
+        cargo.env(SKIPS_VARIABLE, &skips);
         if no_kernel {
-            cargo.args([
-                "--workspace",
-                "--exclude",
-                "fairlead-proxy-ebpf",
-                "--exclude",
-                "fairlead-tests",
-            ]);
             cargo.env(NO_KERNEL_VARIABLE, "1");
         }
         let step = self.progress.begin(tools::typed(&cargo));
+        let failed_before = self.tally.failed;
         let passed = self.count(cargo.arg("--").args(arguments))?;
         // A test that failed is counted already; one that did not compile, or killed its process, is not.
         if passed {
             step.done();
         } else {
             step.failed();
-            self.tally.failed = self.tally.failed.max(1);
+            self.tally.failed = self.tally.failed.max(failed_before + 1);
             self.failures
                 .push("cargo test: the names are above, each under `failures:`".to_owned());
         }

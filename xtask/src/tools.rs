@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use std::{
     env,
     ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -17,6 +17,8 @@ const LAST_WORDS: usize = 15;
 /// It could not start, or it failed: with its last lines.
 pub(crate) fn quietly(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
+    // A backtrace of theirs would push the cause out of the last words.
+    command.env("RUST_BACKTRACE", "0");
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -59,9 +61,10 @@ pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// The command as a user would type it.
+/// The command as a user would type it: without the directory of the program.
 pub(crate) fn typed(command: &Command) -> String {
-    let words = std::iter::once(command.get_program())
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program)
         .chain(command.get_args())
         .map(OsStr::to_string_lossy);
     words.collect::<Vec<_>>().join(" ")

@@ -54,21 +54,33 @@ pub enum Forwarding {
     Direct,
 }
 
+/// How TC programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcAttach {
+    /// [`TcAttach::Tcx`] where the kernel has it (6.6), else [`TcAttach::Clsact`].
+    #[default]
+    Auto,
+    /// Links on tcx: pinned, replaced in place.
+    Tcx,
+    /// Filters on a clsact qdisc: any kernel.
+    Clsact,
+}
+
 /// What kernel programs log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BpfLogLevel {
     /// Nothing.
     #[default]
     Off,
-    /// Refused helpers.
+    /// Nothing today: no verdict is an error of the programs.
     Error,
-    /// And odd packets.
+    /// Packets that are dropped.
     Warn,
-    /// And new flows.
+    /// And those that are answered with RST or an ICMP error.
     Info,
-    /// And every decision.
+    /// And those that are translated.
     Debug,
-    /// And every packet.
+    /// And every other packet.
     Trace,
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     clock::Now,
     config::{LinkFilter, NodePortAddresses},
+    error::Skipped,
     health::{CheckState, ProxyHealth},
     hostview::{DefaultRoute, LinkFacts, NodeSettings},
     metrics::{Format, Metrics},

@@ -30,16 +30,16 @@ pub struct Fake {
 
 impl Fake {
     /// Empty maps of these sizes.
-    pub fn new(capacity: Capacity, masquerade_all: bool) -> Self {
-        Self::restart(Observed::default(), capacity, masquerade_all)
+    pub fn new(capacity: Capacity) -> Self {
+        Self::restart(Observed::default(), capacity)
     }
 
     /// A new process that finds the maps that another one left.
-    pub fn restart(kernel: Observed, capacity: Capacity, masquerade_all: bool) -> Self {
+    pub fn restart(kernel: Observed, capacity: Capacity) -> Self {
         Self {
             kernel,
             log: Vec::new(),
-            lowerer: Lowerer::new(capacity, masquerade_all),
+            lowerer: Lowerer::new(capacity),
             capacity,
             fail_after: None,
         }
@@ -237,7 +237,14 @@ fn legal(kernel: &Observed, op: &Op) {
     }
 }
 
-fn put_backend<A: PartialEq>(op: &Op, id: u32, old: Option<(u32, A)>, free: Option<u32>, new: (u32, A), flags: u16) {
+fn put_backend<A: Copy + PartialEq>(
+    op: &Op,
+    id: u32,
+    old: Option<(u32, A)>,
+    free: Option<u32>,
+    new: (u32, A),
+    flags: u16,
+) {
     assert!(
         id != 0 && new.0 != 0 && flags & backend_flags::BOUND != 0,
         "{op}: not a binding"

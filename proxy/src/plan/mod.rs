@@ -120,7 +120,7 @@ pub enum Decision {
     Local,
     /// No usable endpoint anywhere: TCP RST, or ICMP port unreachable.
     Reject,
-    /// Policy Local, none usable here but some elsewhere (internal) or none here at all (external).
+    /// Policy Local, none usable here but some elsewhere.
     Drop,
 }
 

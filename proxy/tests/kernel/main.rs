@@ -26,6 +26,7 @@ fn every_program_passes_the_verifier() {
             bpffs: None,
             cgroup: Some("/sys/fs/cgroup".into()),
             node: Node::default(),
+            tcx: None,
             masquerade_all: false,
             log_level: 0,
         })

@@ -157,7 +157,19 @@ fn wire() {
         route add default via 192.168.0.254 dev net0
         route add ::/0 via fd00:192:168::fe dev net0
     ";
-    ip(batch);
+    // Every neighbour is known: otherwise the first packet of a flow would go up the stack to find it.
+    let neighbours: String = (1..=254)
+        .flat_map(|n| {
+            [
+                (format!("10.1.0.{n}"), "pod0"),
+                (format!("fd00:10:1::{n}"), "pod0"),
+                (format!("192.168.0.{n}"), "net0"),
+                (format!("fd00:192:168::{n:x}"), "net0"),
+            ]
+        })
+        .map(|(addr, link)| format!("neigh replace {addr} lladdr 02:00:00:00:00:99 dev {link} nud permanent\n"))
+        .collect();
+    ip(&format!("{batch}\n{neighbours}"));
 }
 
 /// Runs lines of `ip` commands.
@@ -195,6 +207,7 @@ impl Rig {
             bpffs: None,
             cgroup: None,
             node,
+            tcx: None,
             masquerade_all: view.masquerade_all,
             log_level: 0,
         })
@@ -220,7 +233,7 @@ impl Rig {
     /// Changes what the programs know of the node.
     pub(crate) fn change_node(&mut self, change: impl FnOnce(&mut Node)) {
         change(&mut self.node);
-        self.reconciler.dataplane().set_node(&self.node).unwrap();
+        self.reconciler.dataplane_mut().set_node(self.node).unwrap();
     }
 
     /// Direct forwarding on or off.

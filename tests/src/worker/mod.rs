@@ -1,8 +1,10 @@
 //! The process inside a namespace (`fairlead-actor`): reads [`Request`]s, runs each in a thread of its own, answers.
 
+mod absorb;
 mod ask;
 mod child;
 mod load;
+mod measure;
 mod namespace;
 mod serve;
 
@@ -25,6 +27,7 @@ struct Worker {
     servers: serve::Servers,
     kept: ask::Kept,
     loads: load::Loads,
+    absorbers: absorb::Absorbers,
     children: child::Children,
 }
 
@@ -57,6 +60,7 @@ fn run() -> ExitCode {
         servers: serve::Servers::default(),
         kept: ask::Kept::default(),
         loads: load::Loads::default(),
+        absorbers: absorb::Absorbers::default(),
         children: child::Children::start(),
     });
     for line in io::stdin().lock().lines() {
@@ -119,6 +123,15 @@ impl Worker {
             Operation::LoadStart(load) => json(self.loads.start(&load)),
             Operation::LoadPeek(id) => json(self.loads.peek(id)?),
             Operation::LoadStop(id) => json(self.loads.stop(id)?),
+            Operation::Measure(measure) => {
+                let measured = measure::run(&measure);
+                json(measured.map_err(|error| format!("measure {} to {}: {error}", measure.work, measure.dst))?)
+            }
+            Operation::Absorb(absorb) => {
+                let serving = self.absorbers.start(&absorb);
+                json(serving.map_err(|error| format!("take {} on {}: {error}", absorb.work, absorb.listen))?)
+            }
+            Operation::AbsorbStop(id) => json(self.absorbers.stop(id)?),
             Operation::Run { program, args, stdin } => json(run_program(&program, &args, &stdin)?),
             Operation::Spawn {
                 program,

@@ -15,6 +15,8 @@ pub(crate) const TARGET: u16 = 8080;
 pub(crate) struct Mode {
     pub(crate) socket_lb: bool,
     pub(crate) forwarding: Forwarding,
+    /// More flags of the agents.
+    pub(crate) flags: &'static [&'static str],
 }
 
 /// Makes one `#[test]` per mode out of each `fn name(mode: Mode)`.
@@ -29,12 +31,19 @@ macro_rules! in_every_mode {
         mod $mode {
             $(#[test]
             fn $name() {
-                super::$name(crate::cluster::Mode { socket_lb: $socket_lb, forwarding: harness::Forwarding::$forwarding });
+                super::$name(crate::cluster::Mode { socket_lb: $socket_lb, forwarding: harness::Forwarding::$forwarding, flags: &[] });
             })+
         }
     };
 }
 pub(crate) use in_every_mode;
+
+/// Filters instead of links: how the programs are attached to kernels before 6.6, and everywhere on request.
+pub(crate) const CLSACT: Mode = Mode {
+    socket_lb: false,
+    forwarding: Forwarding::Direct,
+    flags: &["--tc-attach=clsact"],
+};
 
 /// A running cluster.
 pub(crate) struct Cluster<'t> {
@@ -61,7 +70,7 @@ pub(crate) fn with_cluster(
     let options = AgentOptions {
         socket_lb: mode.socket_lb,
         forwarding: mode.forwarding,
-        flags: Vec::new(),
+        flags: mode.flags.iter().map(ToString::to_string).collect(),
     };
     let objects = manifests(&topology);
     let names: Vec<String> = objects

@@ -222,6 +222,11 @@ fn the_next_connection_goes_to_the_new_endpoint(mode: Mode) {
     );
 }
 
+#[test]
+fn clsact_filters_outlive_the_agent_too() {
+    a_killed_agent_keeps_serving_and_its_successor_too(crate::cluster::CLSACT);
+}
+
 fn a_killed_agent_keeps_serving_and_its_successor_too(mode: Mode) {
     with_cluster(
         mode,

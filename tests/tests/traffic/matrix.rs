@@ -10,6 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 
 in_every_mode!(every_frontend_is_answered_by_its_backend requests_spread_over_all_backends);
 
+#[test]
+fn clsact_filters_do_the_same() {
+    every_frontend_is_answered_by_its_backend(crate::cluster::CLSACT);
+}
+
 const LOCAL: u8 = 10;
 const REMOTE: u8 = 11;
 const KEPT: u8 = 12;

@@ -1,24 +1,35 @@
 //! A path narrower than its ends: ICMP errors find the right end, in terms of the addresses that it knows.
 
 use crate::cluster::{Findings, Mode, cluster_ip, every_frontend, in_every_mode, load_balancer, with_cluster};
-use harness::{Ask, Failure, addr::FAMILIES, manifest::Slices};
+use harness::{Ask, Failure, Topology, addr::FAMILIES, manifest::Slices};
 use std::time::Duration;
 
-in_every_mode!(clients_learn_a_narrow_path_behind_a_service servers_learn_a_narrow_path_to_the_client);
+in_every_mode!(clients_learn_a_narrow_path_behind_a_service clients_learn_of_a_narrow_pod servers_learn_a_narrow_path_to_the_client);
 
 const NARROW: u32 = 1_400;
 /// More than fits the narrow path, less than the link.
 const TOO_LARGE: usize = 1_430;
 
 fn clients_learn_a_narrow_path_behind_a_service(mode: Mode) {
+    clients_learn(mode, |topology| {
+        topology.narrow_between(topology.node("node-a"), topology.node("node-b"), NARROW)
+    });
+}
+
+fn clients_learn_of_a_narrow_pod(mode: Mode) {
+    clients_learn(mode, |topology| {
+        topology.narrow_pod(topology.node("node-b"), topology.pod("b1"), NARROW)
+    });
+}
+
+/// `narrow` makes some link on the way from node-a to b1 narrow.
+fn clients_learn(mode: Mode, narrow: impl Fn(&Topology) -> anyhow::Result<()>) {
     with_cluster(
         mode,
         |topology| vec![(every_frontend("far", 50), Slices::ready("far", [topology.pod("b1")]))],
         |cluster| {
             let topology = cluster.topology;
-            topology
-                .narrow_between(topology.node("node-a"), topology.node("node-b"), NARROW)
-                .unwrap();
+            narrow(topology).unwrap();
             let mut findings = Findings::default();
             for family in FAMILIES {
                 for (client, dst) in [

@@ -1,13 +1,13 @@
 //! Programs on interfaces and cgroups, kept alive by pinned links.
 
-use super::load::kernel;
+use super::load::{kernel, whole};
 use crate::error::ApplyError;
 use aya::{
     Ebpf,
     programs::{
         CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 use std::{
@@ -63,7 +63,7 @@ enum Held {
 }
 
 /// Everything that is attached.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Attachments {
     pins: Option<PathBuf>,
     tcx: bool,
@@ -71,10 +71,14 @@ pub(super) struct Attachments {
     sockets: Vec<Held>,
 }
 
+/// Place of our clsact filters, so that a restarted agent finds and replaces its own in one step.
+const FILTER_PRIORITY: u16 = 0xfa1;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
+
 fn other(op: String) -> impl FnOnce(aya::programs::ProgramError) -> ApplyError {
     move |error| ApplyError::Kernel {
         op,
-        source: io::Error::other(error),
+        source: whole(&error),
     }
 }
 
@@ -87,7 +91,8 @@ impl Attachments {
         Ok(Self {
             pins,
             tcx,
-            ..Self::default()
+            interfaces: BTreeMap::new(),
+            sockets: Vec::new(),
         })
     }
 
@@ -106,6 +111,10 @@ impl Attachments {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn tcx(&self) -> bool {
+        self.tcx
     }
 
     pub(super) fn interfaces(&self) -> impl Iterator<Item = (u32, &str, Role)> {
@@ -150,12 +159,23 @@ impl Attachments {
             if let Err(error) = tc::qdisc_add_clsact(name)
                 && !is_exists(&error)
             {
-                return Err(failed(io::Error::other(error)));
+                return Err(failed(whole(&error)));
             }
-            let options = TcAttachOptions::Netlink(NlOptions::default());
-            let id = classifier
-                .attach_with_options(name, direction, options)
-                .map_err(other(op.clone()))?;
+            let options = TcAttachOptions::Netlink(NlOptions {
+                priority: FILTER_PRIORITY,
+                handle: FILTER_HANDLE,
+                classid: None,
+            });
+            let id = match classifier.attach_with_options(name, direction, options) {
+                Ok(id) => id,
+                // A former agent's filter is in our place: replaced, no packet without one.
+                Err(_) => {
+                    let former = SchedClassifierLink::attached(name, direction, FILTER_PRIORITY, FILTER_HANDLE, None);
+                    classifier
+                        .attach_to_link(former.map_err(&failed)?)
+                        .map_err(other(op.clone()))?
+                }
+            };
             let link = classifier.take_link(id).map_err(other(op.clone()))?;
             return Ok(Held::Filter(link));
         }
@@ -175,7 +195,7 @@ impl Attachments {
             Err(error) => return Err(other(op.clone())(error)),
         };
         let link = classifier.take_link(id).map_err(other(op.clone()))?;
-        let link = FdLink::try_from(link).map_err(|error| failed(io::Error::other(error)))?;
+        let link = FdLink::try_from(link).map_err(|error| failed(whole(&error)))?;
         hold(link, pin).map_err(failed)
     }
 
@@ -199,11 +219,12 @@ impl Attachments {
                 source: error,
             };
             let program = socket(bpf, name)?;
+            // The kernel refuses flags here: links of several owners always live side by side.
             let id = program
-                .attach(&dir, CgroupAttachMode::AllowMultiple)
+                .attach(&dir, CgroupAttachMode::Single)
                 .map_err(other(op.clone()))?;
             let link = program.take_link(id).map_err(other(op.clone()))?;
-            let link = FdLink::try_from(link).map_err(|error| failed(io::Error::other(error)))?;
+            let link = FdLink::try_from(link).map_err(|error| failed(whole(&error)))?;
             let pin = self.pins.as_ref().map(|dir| dir.join(format!("socket-{name}")));
             // A former agent's program ran until now; both at once do no harm: the second finds nothing to translate.
             self.sockets.push(hold(link, pin).map_err(failed)?);
@@ -211,6 +232,7 @@ impl Attachments {
         Ok(())
     }
 
+    /// Whether socket programs are attached.
     pub(super) fn sockets(&self) -> bool {
         !self.sockets.is_empty()
     }
@@ -237,6 +259,39 @@ impl Attachments {
     }
 }
 
+impl Drop for Attachments {
+    /// Filters stay when the agent goes, as pinned links do.
+    fn drop(&mut self) {
+        if self.pins.is_none() {
+            return;
+        }
+        for (_, _, held) in core::mem::take(&mut self.interfaces).into_values() {
+            for link in held {
+                if let Held::Filter(link) = link {
+                    core::mem::forget(link);
+                }
+            }
+        }
+    }
+}
+
+/// Takes our clsact filters off every interface of this network namespace. Returns how many there were.
+pub(super) fn remove_filters() -> io::Result<usize> {
+    let mut removed = 0;
+    for interface in nix::net::if_::if_nameindex()?.iter() {
+        let name = interface.name().to_string_lossy();
+        for role in [Role::Pod, Role::Net] {
+            for (program, direction) in role.programs() {
+                // An interface without clsact, or one that goes meanwhile, has no filter of ours.
+                if tc::qdisc_detach_program(&name, *direction, program).is_ok() {
+                    removed += 1;
+                }
+            }
+        }
+    }
+    Ok(removed)
+}
+
 /// Keeps a link: pinned in the place of an older one, or as long as we live.
 fn hold(link: FdLink, pin: Option<PathBuf>) -> io::Result<Held> {
     let Some(path) = pin else { return Ok(Held::Link(link)) };
@@ -256,8 +311,9 @@ fn release(held: Held) {
     }
 }
 
+/// EEXIST, which the loader keeps inside a private type.
 fn is_exists(error: &tc::TcError) -> bool {
-    format!("{error:?}").contains("EEXIST") || matches!(error, tc::TcError::AlreadyAttached)
+    matches!(error, tc::TcError::AlreadyAttached) || whole(error).to_string().contains("(os error 17)")
 }
 
 fn classifier<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ApplyError> {

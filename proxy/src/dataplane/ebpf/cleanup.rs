@@ -11,6 +11,8 @@ use std::{
 pub struct Removed {
     /// Pinned links: programs on interfaces and cgroups.
     pub links: usize,
+    /// clsact filters on interfaces of this network namespace.
+    pub filters: usize,
     /// Pinned maps.
     pub maps: usize,
 }
@@ -32,6 +34,10 @@ pub fn cleanup(bpffs: &Path) -> (Removed, Vec<(PathBuf, io::Error)>) {
         remove_dir(&layout, &mut errors);
     }
     remove_dir(&root, &mut errors);
+    match super::attach::remove_filters() {
+        Ok(filters) => removed.filters = filters,
+        Err(error) => errors.push(("clsact filters".into(), error)),
+    }
     if removed != Removed::default()
         && let Err(error) = super::mount::restore_loopback()
     {

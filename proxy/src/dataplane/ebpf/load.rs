@@ -84,6 +84,20 @@ pub(super) fn kernel(op: impl Into<String>) -> impl FnOnce(io::Error) -> ApplyEr
     move |source| ApplyError::Kernel { op, source }
 }
 
+/// An error with all its causes in one line: the loader's own text stops at the first.
+pub(super) fn whole(error: &dyn std::error::Error) -> io::Error {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    io::Error::other(text)
+}
+
 /// A loaded object.
 #[derive(Debug)]
 pub(super) struct Loaded {
@@ -124,7 +138,7 @@ pub(super) fn load(
     }
     let bpf = loader.load(object).map_err(|error| ApplyError::Kernel {
         op: "load the BPF object".into(),
-        source: io::Error::other(error),
+        source: whole(&error),
     })?;
     Ok(Loaded { bpf, adopted })
 }

@@ -130,14 +130,19 @@ pub struct Lowerer {
 }
 
 impl Lowerer {
-    /// For empty maps of these sizes; `masquerade_all` is [`crate::model::NodeView::masquerade_all`].
-    pub fn new(capacity: Capacity, masquerade_all: bool) -> Self {
+    /// For empty maps of these sizes.
+    pub fn new(capacity: Capacity) -> Self {
         Self {
             capacity,
-            masquerade_all,
+            masquerade_all: false,
             ids: Ids::new(capacity.backends),
             used: Usage::default(),
         }
+    }
+
+    /// With [`crate::model::NodeView::masquerade_all`], which is off unless set. Takes effect as services are lowered.
+    pub fn masquerade_all(self, masquerade_all: bool) -> Self {
+        Self { masquerade_all, ..self }
     }
 
     /// Learns what the kernel holds; see [`crate::dataplane::Dataplane::observe`].

@@ -125,6 +125,15 @@ impl Maps {
         })
     }
 
+    /// What an earlier agent told the programs about this node; `None` if nobody did.
+    pub fn node(&self) -> Result<Option<Node>, ApplyError> {
+        let node = self.node.get(&0).map_err(|source| ApplyError::Kernel {
+            op: "read map NODE".into(),
+            source,
+        })?;
+        Ok(node.filter(|node| *node != Node::default()))
+    }
+
     /// Tells the programs what an interface is; `None` forgets it.
     pub fn set_device(&self, ifindex: u32, flags: Option<u32>) -> Result<(), ApplyError> {
         match flags {

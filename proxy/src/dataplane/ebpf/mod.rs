@@ -10,6 +10,7 @@ mod ids;
 pub mod image;
 pub mod judge;
 mod load;
+mod logs;
 pub mod lower;
 mod maps;
 pub mod mount;
@@ -37,7 +38,7 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult},
 };
 use proxy_common::{
-    abi::{Node, device_flags},
+    abi::{Node, V4, V6, device_flags},
     verdict::Verdict,
 };
 use std::{fmt, path::PathBuf, sync::Arc};
@@ -55,6 +56,8 @@ pub struct Options {
     pub node: Node,
     /// Masquerade pods' ClusterIP traffic too.
     pub masquerade_all: bool,
+    /// Attach by tcx links or not; `None` = as the kernel can.
+    pub tcx: Option<bool>,
     /// Level of the programs' own log, 0 = off.
     pub log_level: u8,
 }
@@ -67,6 +70,7 @@ pub struct EbpfDataplane {
     lowerer: Lowerer,
     probes: Vec<Probe>,
     cgroup: Option<PathBuf>,
+    node: Node,
     /// Nothing is in the maps yet: reading them would find nothing, slowly.
     empty: bool,
 }
@@ -96,8 +100,17 @@ impl EbpfDataplane {
         let pins = options.bpffs.as_deref().map(pin_root);
         let mut loaded = load::load(&options.sizes, pins.as_deref(), &features, options.log_level)?;
         Attachments::load(&mut loaded.bpf, options.cgroup.is_some())?;
+        if options.log_level > 0 {
+            logs::follow(&mut loaded.bpf)?;
+        }
         let maps = Maps::open(&mut loaded.bpf)?;
-        maps.set_node(&options.node)?;
+        let mut node = options.node;
+        if let Some(former) = maps.node()?.filter(|_| loaded.adopted) {
+            // Flows go on: the same hash, and masquerading before the addresses are read anew.
+            node.seed = former.seed;
+            (node.snat_v4, node.snat_v6) = (former.snat_v4, former.snat_v6);
+        }
+        maps.set_node(&node)?;
         let sizes = &options.sizes;
         let capacity = Capacity {
             frontends: sizes.frontends,
@@ -107,10 +120,11 @@ impl EbpfDataplane {
         };
         Ok(Self {
             maps: Arc::new(maps),
-            attachments: Attachments::new(pins, features.tcx)?,
-            lowerer: Lowerer::new(capacity, options.masquerade_all),
+            attachments: Attachments::new(pins, options.tcx.unwrap_or(features.tcx))?,
+            lowerer: Lowerer::new(capacity).masquerade_all(options.masquerade_all),
             probes,
             cgroup: options.cgroup.clone(),
+            node,
             empty: !loaded.adopted,
             bpf: loaded.bpf,
         })
@@ -121,9 +135,16 @@ impl EbpfDataplane {
         &self.probes
     }
 
-    /// Tells the programs about this node anew.
-    pub fn set_node(&self, node: &Node) -> Result<(), ApplyError> {
-        self.maps.set_node(node)
+    /// Tells the programs about this node anew, whatever they knew.
+    pub fn set_node(&mut self, node: Node) -> Result<(), ApplyError> {
+        self.node = node;
+        self.maps.set_node(&self.node)
+    }
+
+    /// Tells the programs which addresses masqueraded packets get, zero = none.
+    pub fn set_addresses(&mut self, v4: V4, v6: V6) -> Result<(), ApplyError> {
+        (self.node.snat_v4, self.node.snat_v6) = (v4, v6);
+        self.maps.set_node(&self.node)
     }
 
     /// Puts our programs on an interface, or does nothing if they are there. `peer` allows redirects to the other end
@@ -153,6 +174,11 @@ impl EbpfDataplane {
             Some(cgroup) if !self.attachments.sockets() => self.attachments.attach_sockets(&mut self.bpf, cgroup),
             _ => Ok(()),
         }
+    }
+
+    /// Whether interfaces are attached by tcx links.
+    pub fn tcx(&self) -> bool {
+        self.attachments.tcx()
     }
 
     /// Whether socket load balancing is on.

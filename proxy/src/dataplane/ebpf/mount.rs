@@ -27,7 +27,7 @@ pub fn ensure_bpffs(path: &Path) -> Result<(), ApplyError> {
         .map_err(|error| kernel(format!("mount a BPF file system at {} (--bpffs)", path.display()))(error.into()))
 }
 
-/// Index of `lo`, made ready for what [`ACCEPT_LOCAL`] says.
+/// Index of `lo`, made ready to deliver packets between this node's own addresses.
 ///
 /// # Errors
 /// There is no `lo`.

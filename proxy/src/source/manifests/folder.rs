@@ -1,7 +1,7 @@
 //! [`Folder`]: contents of files → what changed. Pure: it never touches the file system.
 
 use super::super::{Key, Object};
-use super::reader::{Found, Reader, Syntax, split};
+use super::reader::{Found, Readers, Syntax, split};
 use crate::{error::Skipped, model::Event};
 use std::{
     collections::{BTreeMap, HashMap, hash_map::RandomState},
@@ -29,7 +29,7 @@ pub enum FileState {
 /// file said before: the named object if it names one, else everything that the file no longer mentions.
 #[derive(Debug)]
 pub struct Folder {
-    reader: Reader,
+    readers: Readers,
     hasher: RandomState,
     files: BTreeMap<Arc<str>, File>,
     /// Which files speak of an object, sorted.
@@ -49,9 +49,9 @@ struct File {
 
 impl Folder {
     /// An empty folder, for the node of this name: other Nodes are ignored.
-    pub fn new(node_name: Arc<str>) -> Self {
+    pub fn new(node_name: impl Into<Arc<str>>) -> Self {
         Self {
-            reader: Reader::new(node_name),
+            readers: Readers::new(&node_name.into()),
             hasher: RandomState::new(),
             files: BTreeMap::new(),
             claimants: HashMap::new(),
@@ -155,13 +155,21 @@ impl Folder {
         let mut new = File::default();
         let mut unknown = false;
         let mut ignored = 0usize;
-        for piece in split(syntax, bytes) {
-            let hash = self.hasher.hash_one(piece.text);
-            let known = old.and_then(|old| old.documents.get(&hash));
+        let known = |hash: &u64| old.and_then(|old| old.documents.get(hash));
+        let pieces = split(syntax, bytes).into_iter();
+        let pieces: Vec<_> = pieces.map(|piece| (self.hasher.hash_one(piece.text), piece)).collect();
+        let unread: Vec<_> = pieces
+            .iter()
+            .filter(|(hash, _)| known(hash).is_none())
+            .map(|(_, piece)| *piece)
+            .collect();
+        let mut fresh = self.readers.read(name, syntax, &unread).into_iter();
+        for (hash, piece) in pieces {
+            let known = known(&hash);
             let found: Arc<[Found]> = match known {
                 Some(known) => Arc::clone(known),
                 None => {
-                    let (found, faults) = self.reader.read(name, syntax, piece);
+                    let (found, faults) = fresh.next().unwrap_or_default();
                     skipped.extend(faults);
                     found.into()
                 }

@@ -10,7 +10,7 @@ fn service(name: &str, ip: &str) -> String {
 }
 
 fn folder() -> Folder {
-    Folder::new(NODE.into())
+    Folder::new(NODE)
 }
 
 /// Events as short lines: `+ Service default/web 10.96.0.1`, `- Service default/web`, `! report`.
@@ -300,4 +300,30 @@ fn an_object_named_by_a_malformed_document_is_the_right_one() {
         Key::Service(ObjectName::new("default", "a")).to_string(),
         "Service default/a"
     );
+}
+
+#[test]
+fn a_large_file_is_shared_out_and_comes_back_in_order() {
+    let bad = [17, 1500, 2999];
+    let documents: Vec<_> = (0..3000)
+        .map(|n| match bad.contains(&n) {
+            true => "]\n".to_owned(),
+            false => service(&format!("s{n:04}"), &format!("10.96.{}.{}", n / 250, n % 250 + 1)),
+        })
+        .collect();
+    let text = documents.join("---\n");
+    assert!(text.len() > 256 * 1024, "large enough to be shared out: {}", text.len());
+    let got = folder().put("x.yaml", &text);
+    assert_eq!(got.len(), 3000);
+    for (report, n) in got.iter().zip(bad) {
+        assert!(
+            report.starts_with(&format!("! x.yaml, document {}: ", n + 1)),
+            "{report}"
+        );
+    }
+    let want = (0..3000).filter(|n| !bad.contains(n));
+    let want: Vec<_> = want
+        .map(|n| format!("+ s{n:04} 10.96.{}.{}", n / 250, n % 250 + 1))
+        .collect();
+    assert_eq!(got[3..], want);
 }

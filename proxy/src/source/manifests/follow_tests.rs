@@ -171,7 +171,7 @@ async fn a_source_ends_with_its_receiver() {
     let dir = Dir::new();
     let watch = Watch::new(&dir.0).unwrap();
     let (sender, mut receiver) = mpsc::channel(1);
-    let task = tokio::spawn(run(dir.0.clone(), Folder::new("node-a".into()), watch, sender));
+    let task = tokio::spawn(run(dir.0.clone(), Folder::new("node-a"), watch, sender));
     receiver.recv().await.unwrap();
     drop(receiver);
     task.await.unwrap();

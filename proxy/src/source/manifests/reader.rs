@@ -8,7 +8,7 @@ use crate::{error::Skipped, model::Interner};
 use k8s_openapi::api::{core::v1, discovery};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
 /// Deepest nesting of a document. Kubernetes objects need about ten.
 const MAX_DEPTH: usize = 64;
@@ -16,6 +16,10 @@ const MAX_DEPTH: usize = 64;
 const MAX_REPLAYED: usize = 100_000;
 /// Deepest nesting of a List in a List.
 const MAX_LISTS: usize = 4;
+/// Most threads that read a file.
+const MAX_READERS: usize = 4;
+/// Least work that is shared out among threads, bytes: some ten milliseconds.
+const SHARED_FROM: usize = 128 * 1024;
 
 /// Syntax of a file, by the end of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +95,51 @@ fn is_blank(line: &[u8]) -> bool {
     line.trim_ascii_start().first().is_none_or(|byte| *byte == b'#') || line.first() == Some(&b'%')
 }
 
+/// Everything that a document defines, and every fault in it.
+pub(super) type Contents = (Vec<Found>, Vec<Skipped>);
+
+/// One [`Reader`] for each processor, within reason.
+#[derive(Debug)]
+pub(super) struct Readers(Vec<Reader>);
+
+impl Readers {
+    /// `node` is the name of this node: other Nodes are ignored.
+    pub(super) fn new(node: &Arc<str>) -> Self {
+        let count = thread::available_parallelism().map_or(1, usize::from).min(MAX_READERS);
+        Self(
+            (0..count)
+                .map(|_| Reader {
+                    node: Arc::clone(node),
+                    strings: Interner::default(),
+                })
+                .collect(),
+        )
+    }
+
+    /// The contents of each document, in order; large files are shared out.
+    pub(super) fn read(&mut self, file: &str, syntax: Syntax, pieces: &[Piece<'_>]) -> Vec<Contents> {
+        let bytes: usize = pieces.iter().map(|piece| piece.text.len()).sum();
+        let readers = if bytes < SHARED_FROM { 1 } else { self.0.len() };
+        let share = pieces.len().div_ceil(readers).max(1);
+        let mut work = self.0.iter_mut().zip(pieces.chunks(share));
+        let read = |(reader, pieces): (&mut Reader, &[Piece<'_>])| -> Vec<Contents> {
+            pieces.iter().map(|piece| reader.read(file, syntax, *piece)).collect()
+        };
+        thread::scope(|scope| {
+            let own = work.next();
+            let others: Vec<_> = work.map(|work| scope.spawn(move || read(work))).collect();
+            let mut contents = own.map(read).unwrap_or_default();
+            for other in others {
+                contents.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            contents
+        })
+    }
+}
+
 /// Reads documents; remembers names so that they are stored once.
 #[derive(Debug)]
-pub(super) struct Reader {
+struct Reader {
     node: Arc<str>,
     strings: Interner,
 }
@@ -116,16 +162,7 @@ impl Place<'_> {
 }
 
 impl Reader {
-    /// `node` is the name of this node: other Nodes are ignored.
-    pub(super) fn new(node: Arc<str>) -> Self {
-        Self {
-            node,
-            strings: Interner::default(),
-        }
-    }
-
-    /// Everything that a document defines, and every fault in it.
-    pub(super) fn read(&mut self, file: &str, syntax: Syntax, piece: Piece<'_>) -> (Vec<Found>, Vec<Skipped>) {
+    fn read(&mut self, file: &str, syntax: Syntax, piece: Piece<'_>) -> Contents {
         let (mut found, mut skipped) = (Vec::new(), Vec::new());
         let place = Place { file, piece };
         match std::str::from_utf8(piece.text) {

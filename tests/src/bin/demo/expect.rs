@@ -52,13 +52,14 @@ impl fmt::Display for Expected {
     }
 }
 
-/// What a client of node-a's frontends should see: `outside` the cluster, or else on node-a.
-pub(crate) fn expected(examples: &Examples, frontend: &Frontend, outside: bool) -> Expected {
+/// What a client of node-a's frontends should see: `outside` the cluster, a `pod` of node-a, or the `node` itself.
+pub(crate) fn expected(examples: &Examples, frontend: &Frontend, client: &str) -> Expected {
+    let outside = client == "outside";
     if outside && frontend.kind == "ClusterIP" {
         return Expected::Unroutable;
     }
     let spec = &examples.service(&frontend.service)["spec"];
-    if outside && frontend.kind == "LoadBalancer" && !allowed(spec["loadBalancerSourceRanges"].as_array()) {
+    if frontend.kind == "LoadBalancer" && !allowed(spec["loadBalancerSourceRanges"].as_array(), client) {
         return Expected::Silence;
     }
     let protocol = if frontend.transport == Transport::Udp {
@@ -85,7 +86,7 @@ pub(crate) fn expected(examples: &Examples, frontend: &Frontend, outside: bool) 
         outside && spec["externalTrafficPolicy"] == "Local"
     };
     let pods = names(local);
-    if names(false).is_empty() && !(local && outside) {
+    if names(false).is_empty() {
         Expected::Refused
     } else if pods.is_empty() {
         Expected::Silence
@@ -96,16 +97,20 @@ pub(crate) fn expected(examples: &Examples, frontend: &Frontend, outside: bool) 
     }
 }
 
-/// Whether the outside client, 203.0.113.10 and `2001:db8:113::10`, is in the ranges; compared by text, which is enough
-/// for ranges that are that network, that host, or everything.
-fn allowed(ranges: Option<&Vec<serde_json::Value>>) -> bool {
-    let covering = [
-        "203.0.113.0/24",
-        "203.0.113.0/25",
-        "203.0.113.10/32",
-        "2001:db8:113::/64",
-        "2001:db8:113::10/128",
-    ];
+/// Whether a client is in the ranges; compared by text, which is enough for ranges that are its network, its host, or
+/// everything.
+fn allowed(ranges: Option<&Vec<serde_json::Value>>, client: &str) -> bool {
+    let covering: &[&str] = match client {
+        "outside" => &[
+            "203.0.113.0/24",
+            "203.0.113.0/25",
+            "203.0.113.10/32",
+            "2001:db8:113::/64",
+            "2001:db8:113::10/128",
+        ],
+        "pod" => &["10.1.0.0/16", "10.1.1.0/24", "fd00:10:1::/48"],
+        _ => &["192.168.0.0/24", "192.168.0.11/32", "fd00:192:168::/64"],
+    };
     let everything = ["0.0.0.0/0", "::/0"];
     ranges.is_none_or(|ranges| {
         ranges.is_empty()

@@ -182,7 +182,7 @@ fn ask_everything(options: &Options, examples: &Examples, topology: &Topology) -
     let Ok(clients) = clients(topology) else { return rows };
     for frontend in examples.frontends(topology) {
         for (name, client) in clients {
-            let expected = expect::expected(examples, &frontend, name == "outside");
+            let expected = expect::expected(examples, &frontend, name);
             if expected == Expected::Unroutable {
                 continue;
             }
