@@ -160,6 +160,7 @@ fn node(others: usize) -> Result<Reconciler<EbpfDataplane>> {
             lo_ifindex: 1,
             ..Node::default()
         },
+        tcx: None,
         masquerade_all: false,
         log_level: 0,
     })?;
