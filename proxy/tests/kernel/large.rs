@@ -19,8 +19,8 @@ const MTU: u16 = 1_300;
 fn narrow() {
     ip(&format!(
         "link set net0 mtu {MTU}
-        neigh add 192.168.0.254 lladdr 02:00:00:00:00:fe dev net0 nud permanent
-        neigh add fd00:192:168::fe lladdr 02:00:00:00:00:fe dev net0 nud permanent\n"
+        neigh replace 192.168.0.254 lladdr 02:00:00:00:00:fe dev net0 nud permanent
+        neigh replace fd00:192:168::fe lladdr 02:00:00:00:00:fe dev net0 nud permanent\n"
     ));
 }
 
