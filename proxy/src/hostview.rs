@@ -169,9 +169,9 @@ impl HostFacts {
             .filter(|addr| settings.node_ports.cidrs.iter().any(|cidr| cidr.contains(*addr)))
             .copied()
             .collect();
+        let primary = [Family::V4, Family::V6].map(|family| self.primary(family, settings, node));
         if settings.node_ports.primary {
-            let primary = [Family::V4, Family::V6].into_iter();
-            node_ports.extend(primary.filter_map(|family| self.primary(family, settings, node)));
+            node_ports.extend(primary.into_iter().flatten());
         }
         node_ports.retain(|addr| !addr.is_loopback());
         NodeView {
@@ -179,6 +179,7 @@ impl HostFacts {
             zone: node.and_then(|node| node.zone.clone()),
             node_port_addresses: node_ports.into_iter().collect(),
             addresses: addresses.into_iter().collect(),
+            primary: primary.map(|addr| addr.filter(|addr| !addr.is_loopback())),
             masquerade_all: settings.masquerade_all,
         }
     }
@@ -358,6 +359,28 @@ mod tests {
         );
         settings.node_ip = Some(ip("127.0.0.1"));
         assert_eq!(ports(&settings, Some(&node)), [ip("2001:db8::10")], "never loopback");
+    }
+
+    #[test]
+    fn the_primary_address_is_not_the_lowest_one() {
+        let mut facts = facts();
+        facts.links.insert(7, link("docker0", "bridge", None));
+        facts.addresses.insert(
+            0,
+            AddressFacts {
+                ifindex: 7,
+                addr: ip("172.17.0.1"),
+                usable: true,
+                primary: true,
+            },
+        );
+        let mut settings = settings(false, &["0.0.0.0/0"]);
+        let view = facts.node_view(&settings, None);
+        assert_eq!(view.node_port_addresses[0], ip("172.17.0.1"), "sorted, docker0 first");
+        assert_eq!(view.primary, [Some(ip("192.168.0.10")), Some(ip("2001:db8::10"))]);
+        settings.node_ip = Some(ip("127.0.0.1"));
+        let view = facts.node_view(&settings, None);
+        assert_eq!(view.primary, [None, Some(ip("2001:db8::10"))], "never loopback");
     }
 
     fn globs(patterns: &[&str]) -> LinkFilter {

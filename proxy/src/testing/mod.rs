@@ -38,6 +38,7 @@ pub fn node() -> NodeView {
         zone: Some("z1".into()),
         node_port_addresses: vec![addr("192.168.0.1"), addr("fd00:192:168::1")],
         addresses,
+        primary: [Some(addr("192.168.0.1")), Some(addr("fd00:192:168::1"))],
         masquerade_all: false,
     }
 }
