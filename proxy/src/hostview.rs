@@ -135,11 +135,12 @@ impl From<&Config> for NodeSettings {
 }
 
 impl HostFacts {
-    /// This node's own addresses, in the kernel's order: global, in use, not on loopback links.
+    /// This node's own addresses, in the kernel's order: global, in use, no loopback ones. A routed address on `lo` (an
+    /// anycast one, a router's identity) is the node's like any other.
     fn own(&self) -> impl Iterator<Item = &AddressFacts> {
         self.addresses.iter().filter(|address| {
             let link = self.links.get(&address.ifindex);
-            address.usable && link.is_some_and(|link| !link.loopback && link.name != IPVS_DUMMY)
+            address.usable && !address.addr.is_loopback() && link.is_some_and(|link| link.name != IPVS_DUMMY)
         })
     }
 
@@ -173,6 +174,7 @@ impl HostFacts {
         if settings.node_ports.primary {
             node_ports.extend(primary.into_iter().flatten());
         }
+        // `bindAddress` may name a loopback one.
         node_ports.retain(|addr| !addr.is_loopback());
         NodeView {
             name: settings.name.clone(),
@@ -316,6 +318,27 @@ mod tests {
             ["192.168.0.10", "192.168.0.99", "203.0.113.7", "2001:db8::10"].map(ip)
         );
         assert!(view.node_port_addresses.is_empty());
+    }
+
+    #[test]
+    fn a_routed_address_on_lo_is_the_nodes() {
+        let mut facts = facts();
+        for addr in ["198.51.100.1", "::1"] {
+            facts.addresses.push(AddressFacts {
+                ifindex: 1,
+                addr: ip(addr),
+                usable: true,
+                primary: true,
+            });
+        }
+        let view = facts.node_view(&settings(false, &["198.51.100.0/24", "127.0.0.0/8"]), None);
+        assert!(view.addresses.contains(&ip("198.51.100.1")));
+        assert!(
+            view.addresses.iter().all(|addr| !addr.is_loopback()),
+            "{:?}",
+            view.addresses
+        );
+        assert_eq!(view.node_port_addresses, [ip("198.51.100.1")]);
     }
 
     #[test]
