@@ -583,6 +583,15 @@ mod running {
     }
 
     #[tokio::test]
+    async fn a_host_that_is_not_followed_any_more_ends_it() {
+        let bench = live();
+        let (_sender, events) = mpsc::channel(16);
+        let (host_sender, host) = watch::channel(HostFacts::default());
+        drop(host_sender);
+        assert_eq!(run(bench.core, events, host, pending()).await.1, Exit::HostEnded);
+    }
+
+    #[tokio::test]
     async fn stopping_goes_first() {
         let bench = live();
         let (sender, events) = mpsc::channel(16);
