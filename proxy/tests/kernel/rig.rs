@@ -92,8 +92,8 @@ pub(crate) fn on_node(name: &str, test: impl FnOnce(Rig) + Send) {
 
 /// As [`on_node`], without loading anything.
 pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
-    if std::env::var_os("FAIRLEAD_NO_KERNEL").is_some_and(|value| value == "1") {
-        return skip(name, "FAIRLEAD_NO_KERNEL=1");
+    if testing::skip_without_kernel(name) {
+        return;
     }
     let result = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -104,15 +104,6 @@ pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
     });
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
-    }
-}
-
-/// Skips are loud, and counted by `cargo xtask test`.
-fn skip(name: &str, reason: &str) {
-    eprintln!("SKIPPED {name}: {reason}");
-    if let Some(file) = std::env::var_os("FAIRLEAD_SKIPS") {
-        let mut file = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
-        writeln!(file, "{name}: {reason}").unwrap();
     }
 }
 
