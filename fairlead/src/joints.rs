@@ -74,6 +74,8 @@ struct EbpfKernel {
     total: Usage,
     /// The maps hold a plan: sockets may be translated.
     serving: bool,
+    /// Interfaces on which our programs should be but are not.
+    unattached: BTreeSet<u32>,
     tcx: bool,
 }
 
@@ -107,10 +109,13 @@ impl Kernel for EbpfKernel {
         let report = self.reconciler.sync(plan, changed)?;
         self.note_usage(changed, plan);
         if !self.serving {
-            let dataplane = self.reconciler.dataplane_mut();
-            dataplane.attach_sockets()?;
-            dataplane.prune();
             self.serving = true;
+            let dataplane = self.reconciler.dataplane_mut();
+            // Only an accelerator: packets are translated without it.
+            if let Err(error) = dataplane.attach_sockets() {
+                tracing::error!(%error, "no socket load balancing until the next start; services work, at TC's price");
+            }
+            dataplane.prune(&self.unattached);
         }
         Ok(report)
     }
@@ -137,9 +142,11 @@ impl Kernel for EbpfKernel {
             hostview::Role::Pod => (Role::Pod, link.kind == "veth" && link.peer_netnsid.is_some()),
             hostview::Role::Device => (Role::Net, false),
         };
+        self.unattached.insert(link.ifindex);
         self.reconciler
             .dataplane_mut()
             .attach(link.ifindex, &link.name, role, peer)?;
+        self.unattached.remove(&link.ifindex);
         let (mode, detail) = if self.tcx {
             ("tcx", "the kernel has links on tcx")
         } else {
@@ -152,6 +159,7 @@ impl Kernel for EbpfKernel {
     }
 
     fn detach(&mut self, link: &Link) -> Result<(), ApplyError> {
+        self.unattached.remove(&link.ifindex);
         self.reconciler.dataplane_mut().detach(link.ifindex)
     }
 }
@@ -235,6 +243,7 @@ pub(crate) fn open_dataplane(config: &Config) -> Result<Parts, ApplyError> {
         usage: HashMap::new(),
         total: Usage::default(),
         serving: false,
+        unattached: BTreeSet::new(),
         tcx,
     };
     Ok(Parts {

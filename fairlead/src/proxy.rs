@@ -133,16 +133,23 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (core, exit) = controller::run(core, events, facts, stop).await;
     // Closes the maps' and links' descriptors; what is pinned stays in service.
     drop(core);
-    if config.cleanup_on_exit {
-        for what in joints::cleanup(&config.bpffs, config.cgroup_root.as_deref())? {
-            tracing::info!(what, "removed");
-        }
-    }
     match exit {
+        // After a failure the last plan stays in service, whatever --cleanup-on-exit says.
+        Exit::Stopped if config.cleanup_on_exit => {
+            let removed = joints::cleanup(&config.bpffs, config.cgroup_root.as_deref());
+            for what in removed.context("--cleanup-on-exit; finish with `fairlead cleanup`")? {
+                tracing::info!(what, "removed");
+            }
+            Ok(())
+        }
         Exit::Stopped => Ok(()),
         Exit::SourceEnded => {
             bail!("the source ended, which it never should; see the log above, then restart the agent")
         }
+        Exit::HostEnded => bail!(
+            "the host's links and addresses are no longer followed, because the rtnetlink socket closed; see the log \
+             above, then restart the agent"
+        ),
         Exit::Panicked => bail!("a sync panicked; the kernel goes on with the last plan; restart the agent"),
     }
 }

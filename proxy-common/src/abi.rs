@@ -268,6 +268,37 @@ pub const TICK_SHIFT: u32 = 20;
 /// Names of the TC programs by the number with which they sign their log.
 pub const HOOKS: [&str; 4] = ["from_pod", "to_pod", "from_net", "to_net"];
 
+/// How long a flow that nobody uses keeps its entries, in ticks: for the programs, which may give its ports away, and for
+/// the agent, which sweeps.
+pub mod idle {
+    use super::{TICK_SHIFT, flow_flags};
+
+    /// About one second.
+    pub const SECOND: u32 = (1_000_000_000u64 >> TICK_SHIFT) as u32;
+    /// A connection that has ended. Late packets of its own are rare, and a SYN opens a new flow anyway.
+    pub const CLOSED: u32 = 10 * SECOND;
+    /// A connection that the client never went on with.
+    pub const UNCONFIRMED: u32 = 60 * SECOND;
+    /// UDP.
+    pub const UDP: u32 = 180 * SECOND;
+    /// An established connection: a day, as connection tracking has it.
+    pub const TCP: u32 = 86_400 * SECOND;
+
+    /// The limit for a flow of this protocol with these [`super::flow_flags`].
+    #[inline(always)]
+    pub const fn limit(protocol: u8, flags: u32) -> u32 {
+        if flags & flow_flags::CLOSED != 0 {
+            CLOSED
+        } else if protocol != 6 {
+            UDP
+        } else if flags & flow_flags::CONFIRMED == 0 {
+            UNCONFIRMED
+        } else {
+            TCP
+        }
+    }
+}
+
 /// How a translated packet goes on: [`Flow::way`].
 pub mod way {
     /// Up the kernel's stack.
@@ -338,6 +369,8 @@ pub mod flow_flags {
     pub const NODE_ADDRESS: u32 = 1 << 6;
     /// Chosen from a Local set.
     pub const LOCAL_SET: u32 = 1 << 7;
+    /// The client has sent more than its first packet: not a stray or spoofed SYN.
+    pub const CONFIRMED: u32 = 1 << 8;
 }
 
 /// Bits of [`Node::flags`].

@@ -29,5 +29,4 @@ pub(crate) fn ticks() -> u32 {
     (now_ns() >> TICK_SHIFT) as u32
 }
 
-/// About one second in ticks.
-pub(crate) const SECOND: u32 = 954;
+pub(crate) use proxy_common::abi::idle::SECOND;

@@ -11,8 +11,8 @@ use crate::{
 use aya_ebpf::maps::lpm_trie::Key as PrefixKey;
 use proxy_common::{
     abi::{
-        Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Node, SlotKey, backend_flags,
-        flow_flags as flags, frontend_flags,
+        Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Node, Slot, SlotKey, backend_flags,
+        flow_flags as flags, frontend_flags, idle,
     },
     select,
     verdict::Verdict,
@@ -22,27 +22,45 @@ const ANY: u64 = 0;
 const NOEXIST: u64 = 1;
 const EEXIST: i32 = -17;
 
+/// Reads of an entry until two agree.
+const READS: u32 = 3;
 /// Source ports tried for one new flow before it is dropped.
 const PORT_TRIES: u32 = 8;
-/// A closed flow's reply tuple may be given away after this, ticks: `TIME_WAIT` is over at the other end's leisure, but a
-/// SYN with a higher sequence number is accepted (RFC 6191).
-const CLOSED_IDLE: u32 = 10 * clock::SECOND;
-/// An idle UDP flow's, ticks.
-const UDP_IDLE: u32 = 180 * clock::SECOND;
-/// An idle TCP flow's, ticks: a day, as connection tracking has it.
-const TCP_IDLE: u32 = 86_400 * clock::SECOND;
 
-/// The frontend that a packet asks for.
+/// The frontend that a packet asks for, read until two reads agree: the agent may replace the entry meanwhile, and its
+/// memory may at once serve another one. The copy goes where the caller has room for it.
 #[inline(always)]
-pub(crate) fn frontend<F: Family>(tuple: &FlowKey<F::Addr>) -> Option<&'static Frontend> {
+pub(crate) fn frontend<'a, F: Family>(tuple: &FlowKey<F::Addr>, copy: &'a mut Frontend) -> Option<&'a Frontend> {
     let key = FrontendKey {
         addr: tuple.dst,
         port: tuple.dport,
         protocol: tuple.protocol,
         pad: 0,
     };
-    // SAFETY: NO_PREALLOC map: the value is not reused while this program runs.
-    unsafe { F::frontends().get(key) }
+    for _ in 0..READS {
+        // SAFETY: the value may be reused under us; compared below.
+        *copy = *unsafe { F::frontends().get(&key) }?;
+        // SAFETY: as above.
+        if *copy == *unsafe { F::frontends().get(&key) }? {
+            return Some(copy);
+        }
+    }
+    None
+}
+
+/// The entry of a slot, read as [`frontend`] is.
+#[inline(always)]
+fn slot(key: &SlotKey) -> Option<Slot> {
+    for _ in 0..READS {
+        // SAFETY: the value may be reused under us; compared below.
+        let first = unsafe { SLOTS.get(key) }.copied()?;
+        // SAFETY: as above.
+        let again = unsafe { SLOTS.get(key) }.copied()?;
+        if first == again {
+            return Some(first);
+        }
+    }
+    None
 }
 
 /// Hash of the packet's tuple with the node's secret.
@@ -71,9 +89,8 @@ pub(crate) fn backend<F: Family>(id: u32, generation: u32) -> Option<Backend<F::
 /// Slot → backend. A slot that is being rewritten can be stale once; then the caller looks again.
 #[inline(always)]
 pub(crate) fn pick<F: Family>(set: u32, count: u16, hash: u32) -> Option<Choice<F>> {
-    let slot = select::slot_for(hash, count)?;
-    // SAFETY: NO_PREALLOC map.
-    let slot = unsafe { SLOTS.get(SlotKey { set, slot: slot as u32 }) }?;
+    let number = select::slot_for(hash, count)? as u32;
+    let slot = slot(&SlotKey { set, slot: number })?;
     let backend = backend::<F>(slot.backend, slot.generation)?;
     Some(Choice {
         id: slot.backend,
@@ -109,7 +126,9 @@ pub(crate) fn open<F: Family>(parsed: &Parsed<F>, hook: Hook, node: &Node) -> Ve
 #[inline(always)]
 fn try_open<F: Family>(parsed: &Parsed<F>, hook: Hook, node: &Node) -> Result<(), Verdict> {
     let tuple = &parsed.tuple;
-    let frontend = frontend::<F>(tuple).ok_or(Verdict::NotService)?;
+    // SAFETY: this CPU's own entry; programs of one CPU do not interleave.
+    let draft = unsafe { &mut *F::draft().get_ptr_mut(0).ok_or(Verdict::DropHelperFailed)? };
+    let frontend = frontend::<F>(tuple, &mut draft.frontend).ok_or(Verdict::NotService)?;
     if frontend.flags & frontend_flags::SOURCE_RANGES != 0 {
         let key = PrefixKey::new(
             32 + F::BITS,
@@ -120,12 +139,12 @@ fn try_open<F: Family>(parsed: &Parsed<F>, hook: Hook, node: &Node) -> Result<()
         );
         F::ranges().get(key).ok_or(Verdict::DropSourceRange)?;
     }
-    let side = Side::of(frontend, hook)?;
-    let choice = choose::<F>(tuple, frontend, &side, node)?;
-    // SAFETY: this CPU's own entry; programs of one CPU do not interleave.
-    let draft = unsafe { &mut *F::draft().get_ptr_mut(0).ok_or(Verdict::DropHelperFailed)? };
-    describe::<F>(tuple, hook, node, frontend, &side, &choice, &mut draft.forward)?;
     let hash = hash::<F>(tuple, node.seed);
+    match choose::<F>(tuple, draft, hash, matches!(hook, Hook::FromNet)) {
+        Verdict::NewFlow => {}
+        other => return Err(other),
+    }
+    describe::<F>(tuple, hook, node, draft)?;
     let port = reserve::<F>(tuple, node, draft, hash);
     if port > u16::MAX as u32 {
         let full = port == TABLE_FULL;
@@ -150,9 +169,8 @@ struct Side {
 
 impl Side {
     #[inline(always)]
-    fn of(frontend: &Frontend, hook: Hook) -> Result<Self, Verdict> {
+    fn of(frontend: &Frontend, outside: bool) -> Result<Self, Verdict> {
         use frontend_flags as f;
-        let outside = matches!(hook, Hook::FromNet);
         let (set, count, reject, drop, local) = if outside {
             (
                 frontend.external_set,
@@ -184,18 +202,38 @@ impl Side {
     }
 }
 
-/// The backend that the client stuck to, else the one that the flow's hash falls on.
+/// Enters the backend that the client stuck to, else the one that the flow's hash falls on, into the draft. Returns
+/// [`Verdict::NewFlow`], or why there is none. Out of line for the stack.
+#[inline(never)]
+fn choose<F: Family>(tuple: &FlowKey<F::Addr>, draft: &mut Draft<F::Addr>, hash: u32, outside: bool) -> Verdict {
+    match try_choose::<F>(opaque(tuple), draft, hash, outside) {
+        Ok(choice) => {
+            let out = &mut draft.forward;
+            out.dst = choice.backend.addr;
+            out.dport = choice.backend.port;
+            out.backend = choice.id;
+            out.generation = choice.backend.generation;
+            draft.backend_flags = choice.backend.flags as u32;
+            Verdict::NewFlow
+        }
+        Err(verdict) => verdict,
+    }
+}
+
 #[inline(always)]
-fn choose<F: Family>(
+fn try_choose<F: Family>(
     tuple: &FlowKey<F::Addr>,
-    frontend: &Frontend,
-    side: &Side,
-    node: &Node,
+    draft: &mut Draft<F::Addr>,
+    hash: u32,
+    outside: bool,
 ) -> Result<Choice<F>, Verdict> {
+    let frontend = &draft.frontend;
+    let side = Side::of(frontend, outside)?;
+    draft.forward.set = side.set;
+    draft.forward.flags = if side.local { flags::LOCAL_SET } else { 0 };
     let timeout_s = frontend.affinity_timeout_s;
-    let hash = hash::<F>(tuple, node.seed);
     if timeout_s == 0 {
-        return pick_twice::<F>(tuple, frontend, side, hash);
+        return pick_twice::<F>(tuple, &mut draft.again, &side, hash, outside);
     }
     let key = AffinityKey {
         client: tuple.src,
@@ -209,7 +247,7 @@ fn choose<F: Family>(
     };
     let choice = match sticky::<F>(&key, timeout_s, now_s, member) {
         Some(choice) => choice,
-        None => pick_twice::<F>(tuple, frontend, side, hash)?,
+        None => pick_twice::<F>(tuple, &mut draft.again, &side, hash, outside)?,
     };
     let value = Affinity {
         backend: choice.id,
@@ -225,61 +263,47 @@ fn choose<F: Family>(
 #[inline(always)]
 fn pick_twice<F: Family>(
     tuple: &FlowKey<F::Addr>,
-    frontend: &Frontend,
+    again: &mut Frontend,
     side: &Side,
     hash: u32,
+    outside: bool,
 ) -> Result<Choice<F>, Verdict> {
     if let Some(choice) = pick::<F>(side.set, side.count, hash) {
         return Ok(choice);
     }
-    let again = self::frontend::<F>(tuple).ok_or(Verdict::NotService)?;
-    let external = side.set == frontend.external_set && side.set != frontend.internal_set;
-    let (set, count) = if external {
-        (again.external_set, again.external_count)
-    } else {
-        (again.internal_set, again.internal_count)
-    };
-    pick::<F>(set, count, hash).ok_or(Verdict::DropStaleSlot)
+    let again = frontend::<F>(tuple, again).ok_or(Verdict::NotService)?;
+    let side = Side::of(again, outside)?;
+    pick::<F>(side.set, side.count, hash).ok_or(Verdict::DropStaleSlot)
 }
 
-/// Fills in the forward entry but for its source port.
+/// Fills in the rest of the forward entry but for its source port.
 #[inline(always)]
 fn describe<F: Family>(
     tuple: &FlowKey<F::Addr>,
     hook: Hook,
     node: &Node,
-    frontend: &Frontend,
-    side: &Side,
-    choice: &Choice<F>,
-    out: &mut Flow<F::Addr>,
+    draft: &mut Draft<F::Addr>,
 ) -> Result<(), Verdict> {
+    let frontend = &draft.frontend;
+    let out = &mut draft.forward;
     let pod = matches!(hook, Hook::FromPod);
     let outside = matches!(hook, Hook::FromNet);
-    let remote = choice.backend.flags & backend_flags::ON_NODE == 0;
-    let masquerade = (pod && choice.backend.addr == tuple.src)
+    let remote = draft.backend_flags & backend_flags::ON_NODE as u32 == 0;
+    let masquerade = (pod && out.dst == tuple.src)
         || (outside && remote)
         || (pod && frontend.flags & frontend_flags::MASQUERADE != 0);
-    let mut state = hook.origin();
+    out.flags |= hook.origin();
     if frontend.flags & frontend_flags::NODE_ADDRESS != 0 {
-        state |= flags::NODE_ADDRESS;
-    }
-    if side.local {
-        state |= flags::LOCAL_SET;
+        out.flags |= flags::NODE_ADDRESS;
     }
     out.src = tuple.src;
     if masquerade {
-        state |= flags::MASQUERADED;
+        out.flags |= flags::MASQUERADED;
         out.src = F::snat(node);
         if out.src == F::ZERO {
             return Err(Verdict::DropNoSnatAddress);
         }
     }
-    out.dst = choice.backend.addr;
-    out.dport = choice.backend.port;
-    out.flags = state;
-    out.backend = choice.id;
-    out.generation = choice.backend.generation;
-    out.set = side.set;
     out.seen = clock::ticks();
     out.routed = 0;
     out.ifindex = 0;
@@ -338,7 +362,8 @@ fn reserve<F: Family>(tuple: &FlowKey<F::Addr>, node: &Node, draft: &mut Draft<F
             & (taken.src == tuple.dst)
             & (taken.dport == tuple.sport)
             & (taken.sport == tuple.dport);
-        if ours | idle(taken.flags, tuple.protocol, now.wrapping_sub(taken.seen)) {
+        let idle = now.wrapping_sub(taken.seen) >= idle::limit(tuple.protocol, taken.flags);
+        if ours | idle {
             return match F::flows().insert(&key, &*reply, ANY) {
                 Ok(()) => u16::from_ne_bytes(key.dport) as u32,
                 Err(_) => TABLE_FULL,
@@ -346,19 +371,6 @@ fn reserve<F: Family>(tuple: &FlowKey<F::Addr>, node: &Node, draft: &mut Draft<F
         }
     }
     EXHAUSTED
-}
-
-/// Whether a flow that was last seen `age` ticks ago may lose its reply tuple.
-#[inline(always)]
-fn idle(state: u32, protocol: u8, age: u32) -> bool {
-    let limit = if state & flags::CLOSED != 0 {
-        CLOSED_IDLE
-    } else if protocol == crate::packet::TCP {
-        TCP_IDLE
-    } else {
-        UDP_IDLE
-    };
-    age >= limit
 }
 
 /// The key of the entry for the other direction.

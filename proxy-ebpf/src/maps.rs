@@ -13,7 +13,8 @@ use proxy_common::{
     verdict,
 };
 
-/// `BPF_F_NO_PREALLOC`: an entry that we read through a pointer is not reused before we are done with it.
+/// `BPF_F_NO_PREALLOC`: memory for what is there. A deleted entry's memory may be reused at once: readers copy, and look
+/// twice where it matters.
 const NO_PREALLOC: u32 = 1;
 
 /// What follows the prefix length in a source range key: the service's range id, then the address.
@@ -75,6 +76,12 @@ pub(crate) struct Draft<A> {
     pub(crate) forward: Flow<A>,
     /// Reply entry.
     pub(crate) reply: Flow<A>,
+    /// The frontend as it was read.
+    pub(crate) frontend: Frontend,
+    /// The frontend as it was read once more.
+    pub(crate) again: Frontend,
+    /// Flags of the chosen backend.
+    pub(crate) backend_flags: u32,
 }
 #[map]
 pub(crate) static DRAFT_V4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);

@@ -160,6 +160,13 @@ impl Skb {
         unsafe { (*self.0).ifindex }
     }
 
+    /// Whether the packet carries a VLAN tag.
+    #[inline(always)]
+    pub(crate) fn tagged(self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
     /// 0 for a packet that this node sends itself.
     #[inline(always)]
     pub(crate) fn ingress_ifindex(self) -> u32 {

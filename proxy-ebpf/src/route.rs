@@ -134,7 +134,11 @@ fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Ad
         0
     } else {
         // SAFETY: both arms of the union are 16-bit integers.
-        unsafe { params.__bindgen_anon_1.mtu_result }
+        match unsafe { params.__bindgen_anon_1.mtu_result } {
+            // Before 5.12 the kernel leaves what we wrote: no limit that we know.
+            0..68 => u16::MAX,
+            mtu => mtu,
+        }
     };
     // SAFETY: NO_PREALLOC map, the entry outlives this program run.
     let device = unsafe { DEVICES.get(ifindex) }.copied().unwrap_or(0);

@@ -13,7 +13,7 @@ use crate::{
 };
 use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie};
 use proxy_common::{
-    abi::{FlowKey, Port, Slot, SocketFrontend, SocketKey, V4, V6, backend_flags, frontend_flags},
+    abi::{FlowKey, Frontend, Port, Slot, SocketFrontend, SocketKey, V4, V6, backend_flags, frontend_flags},
     select,
     verdict::Verdict,
 };
@@ -21,8 +21,10 @@ use proxy_common::{
 const SOCK_STREAM: u32 = 1;
 
 /// Flags of a frontend that only TC can honour.
-const NEEDS_PACKET: u32 =
-    frontend_flags::SOURCE_RANGES | frontend_flags::INTERNAL_DROP | frontend_flags::INTERNAL_REJECT;
+const NEEDS_PACKET: u32 = frontend_flags::SOURCE_RANGES
+    | frontend_flags::INTERNAL_DROP
+    | frontend_flags::INTERNAL_REJECT
+    | frontend_flags::MASQUERADE;
 
 /// The call.
 #[derive(Clone, Copy)]
@@ -134,7 +136,8 @@ fn choose<F: Family>(call: Call, addr: F::Addr, port: Port, stream: bool) -> Opt
         protocol,
         pad: [0; 3],
     };
-    let frontend = flow::frontend::<F>(&tuple)?;
+    let mut copy = Frontend::default();
+    let frontend = flow::frontend::<F>(&tuple, &mut copy)?;
     if frontend.flags & NEEDS_PACKET != 0 || frontend.affinity_timeout_s != 0 {
         count(Verdict::SocketLeftToTc as u32);
         return None;

@@ -25,6 +25,10 @@ const IPV6: u32 = 0x86ddu16.to_be() as u32;
 /// Runs the hook and counts its verdict: the only place that turns a verdict into a kernel action.
 #[inline(always)]
 pub(crate) fn run(skb: Skb, hook: Hook) -> i32 {
+    if skb.tagged() {
+        // Belongs to a VLAN device above this one.
+        return NEXT;
+    }
     let packed = match skb.protocol() {
         IPV4 => v4(skb, hook),
         IPV6 => v6(skb, hook),
@@ -115,7 +119,10 @@ fn packet<F: Family>(skb: Skb, hook: Hook) -> Result<(Verdict, i32), Verdict> {
     let step = match entry {
         // SAFETY: the entry stays mapped while we run.
         Some(entry) => judge::<F>(skb, &parsed, hook, direct, unsafe { &*entry })?,
-        None if begins(skb, hook) => Step::Open(Verdict::NewFlow),
+        // An answer opens nothing: it is for a socket of this node that happens to have a frontend's port.
+        None if begins(skb, hook) && parsed.flags & (tcp::SYN | tcp::ACK) != tcp::SYN | tcp::ACK => {
+            Step::Open(Verdict::NewFlow)
+        }
         None => return Err(Verdict::NotService),
     };
     if matches!(step, Step::Back) {
@@ -192,10 +199,18 @@ fn judge<F: Family>(
             Err(Verdict::NotService)
         };
     }
-    if state & hook.origin() == 0 || !begins(skb, hook) {
+    if !begins(skb, hook) {
         return Err(Verdict::NotService);
     }
     let opening = protocol == TCP && parsed.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if state & hook.origin() == 0 {
+        // Somebody elsewhere used this client's address; the flow belongs to whoever sends now.
+        return if opening || protocol == UDP {
+            Ok(Step::Open(Verdict::NewFlow))
+        } else {
+            Err(Verdict::NotService)
+        };
+    }
     let alive = flow::backend::<F>(entry.backend, entry.generation).is_some();
     if opening && (!alive || closed::<F>(entry, protocol)) {
         return Ok(Step::Open(Verdict::NewFlow));
@@ -222,18 +237,27 @@ fn closed<F: Family>(entry: &Flow<F::Addr>, protocol: u8) -> bool {
 /// Notes what the packet says about the flow, and once a second keeps both its entries young.
 #[inline(always)]
 fn touch<F: Family>(parsed: &Parsed<F>, entry: &mut Flow<F::Addr>) {
-    if parsed.flags & (tcp::FIN | tcp::RST) != 0 && entry.flags & flags::CLOSED == 0 {
-        entry.flags |= flags::CLOSED;
+    let mut news = 0;
+    if parsed.flags & (tcp::FIN | tcp::RST) != 0 {
+        news |= flags::CLOSED;
     }
+    if parsed.tuple.protocol == TCP && (parsed.flags & tcp::SYN) | (entry.flags & flags::REPLY) as u8 == 0 {
+        news |= flags::CONFIRMED;
+    }
+    news &= !entry.flags;
     let now = clock::ticks();
-    if now.wrapping_sub(entry.seen) < clock::SECOND {
+    if news == 0 && now.wrapping_sub(entry.seen) < clock::SECOND {
         return;
     }
+    entry.flags |= news;
     entry.seen = now;
     let key = flow::other::<F>(entry, parsed.tuple.protocol);
     match F::flows().get_ptr_mut(&key) {
         // SAFETY: as in `packet`.
-        Some(other) => unsafe { (*other).seen = now },
+        Some(other) => unsafe {
+            (*other).seen = now;
+            (*other).flags |= news;
+        },
         None => restore::<F>(parsed, entry, &key),
     }
 }
@@ -276,6 +300,16 @@ fn way_of<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, entry: &mut Flow<
     }
 }
 
+/// Whether routers may cut the packet up: IPv4 without "don't fragment".
+#[inline(always)]
+fn may_fragment<F: Family>(skb: Skb) -> bool {
+    if F::V6 {
+        return false;
+    }
+    let [field, _]: [u8; 2] = skb.read(packet::ETH + 6).unwrap_or([0x40, 0]);
+    field & 0x40 == 0
+}
+
 /// Translates the packet and sends it on.
 #[inline(always)]
 fn deliver<F: Family>(
@@ -292,14 +326,13 @@ fn deliver<F: Family>(
     let masqueraded = state & flags::MASQUERADED != 0;
     // A masqueraded packet carries this node's address, which the stack would not take from another interface; a packet
     // that this node sends itself is already on its way to where the frontend's address is routed.
-    let must = masqueraded || (!reply && matches!(hook, Hook::ToNet));
+    let own = reply && hook.ingress() && state & flags::NODE_ADDRESS != 0 && state & flags::FROM_HOST == 0;
+    let must = masqueraded || own && direct || (!reply && matches!(hook, Hook::ToNet));
     let to_host = reply && hook.ingress() && !masqueraded && state & flags::FROM_HOST != 0;
     let mut route = Route::STACK;
     if to_host {
-        // From one of our own addresses to another: only `lo` takes that.
-        if state & flags::NODE_ADDRESS != 0 {
-            route.way = way::LOCAL;
-        }
+        // From one of our own addresses, or from one that is routed elsewhere: `lo` takes both.
+        route.way = way::LOCAL;
     } else if must || (direct && hook.ingress()) {
         route = way_of::<F>(skb, parsed, hook, entry);
         // The stack finds a neighbour that is not known yet, and knows the MTU. A stranger's address is expected on the
@@ -309,14 +342,17 @@ fn deliver<F: Family>(
         }
     }
     if route::too_big::<F>(skb, parsed, route.mtu) {
-        if must && !reply {
+        if must && may_fragment::<F>(skb) {
+            // Not ours to refuse, and nothing after us fragments: the device has the last word.
+        } else if must {
             if !answer::answerable(parsed) {
                 return Err(Verdict::RejectTooBig);
             }
             return answer::too_big::<F>(skb, parsed, hook, node, route.mtu).unpack(Verdict::RejectTooBig);
+        } else {
+            // The stack fragments it or answers.
+            route = Route::STACK;
         }
-        // The stack fragments it or answers.
-        route = Route::STACK;
     }
     // Where we do the routing we also take one from the time to live; a packet whose last hop this is goes up the
     // stack, which answers.

@@ -15,7 +15,6 @@
 //! The numbers are raw: the kernel's loop around the program is in them. One flow stays in the processor's caches, so on
 //! a busy node a packet costs more.
 
-use anyhow::{Context as _, Result, ensure};
 use aya::programs::TestRunOptions;
 use proxy::{
     dataplane::{
@@ -27,7 +26,12 @@ use proxy::{
     testing::{self, Ep},
 };
 use proxy_common::{abi::Node, verdict::Verdict};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    error::Error,
+    net::{IpAddr, SocketAddr},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const RUNS: u32 = 1_000_000;
 const ROUNDS: usize = 9;
@@ -166,7 +170,7 @@ fn node(others: usize) -> Result<Reconciler<EbpfDataplane>> {
     })?;
     let mut reconciler = Reconciler::new(dataplane);
     let report = reconciler.sync(&compile(&map, &view), &Changed::All)?;
-    ensure!(report.deferred.is_empty(), "{:?}", report.deferred);
+    assert!(report.deferred.is_empty(), "{:?}", report.deferred);
     Ok(reconciler)
 }
 
@@ -200,7 +204,7 @@ fn measure(node: &EbpfDataplane, case: &Case) -> Result<u64> {
         run(node, program, frame, 2)?;
     }
     let passes = case.verdict == Verdict::NotService;
-    ensure!(
+    assert!(
         translates(node, case)? != passes,
         "{}: not what it is called",
         case.name
@@ -208,12 +212,12 @@ fn measure(node: &EbpfDataplane, case: &Case) -> Result<u64> {
     let count = |node: &EbpfDataplane| -> Result<u64> {
         let counters = node.counters()?;
         let found = counters.iter().find(|(verdict, _)| *verdict == case.verdict);
-        Ok(found.context("a verdict without a counter")?.1)
+        Ok(found.expect("every verdict has a counter").1)
     };
     let before = count(node)?;
     let nanoseconds = run(node, case.program, &case.frame, RUNS)?;
     let counted = count(node)? - before;
-    ensure!(
+    assert!(
         counted == u64::from(RUNS),
         "{}: {counted} of {RUNS} runs counted as {:?}",
         case.name,

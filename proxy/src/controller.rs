@@ -103,6 +103,8 @@ pub enum Exit {
     Stopped,
     /// The source's channel closed, which it never does while it works.
     SourceEnded,
+    /// The host facts' channel closed, which it never does while rtnetlink works: new pods' links would go unnoticed.
+    HostEnded,
     /// A sync panicked: the core is lost, the kernel goes on with the last plan.
     Panicked,
 }
@@ -119,7 +121,6 @@ pub async fn run<P: Planning, K: Kernel>(
 ) -> (Option<Core<P, K>>, Exit) {
     let mut stop = pin!(stop);
     let mut core = core;
-    let mut host_follows = true;
     let mut input = Input {
         facts: Some(host.borrow_and_update().clone()),
         ..Input::default()
@@ -145,10 +146,10 @@ pub async fn run<P: Planning, K: Kernel>(
                 Some(batch) => input.batches.push((batch, Instant::now())),
                 None => return (Some(core), Exit::SourceEnded),
             },
-            changed = host.changed(), if host_follows => {
-                host_follows = changed.is_ok();
-                input.facts = Some(host.borrow_and_update().clone());
-            }
+            changed = host.changed() => match changed {
+                Ok(()) => input.facts = Some(host.borrow_and_update().clone()),
+                Err(_) => return (Some(core), Exit::HostEnded),
+            },
             () = sleep_until(core.deadline()) => {}
         }
         while input.batches.len() < BURST

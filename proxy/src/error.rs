@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 /// One object (or part of one) that was left out: bad input hurts only itself.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Skipped {
     /// Which object, as a user names it: `Service default/web`, `EndpointSlice default/web-x7k2p`,
     /// `shop.yaml, document 3`.

@@ -135,11 +135,12 @@ impl From<&Config> for NodeSettings {
 }
 
 impl HostFacts {
-    /// This node's own addresses, in the kernel's order: global, in use, not on loopback links.
+    /// This node's own addresses, in the kernel's order: global, in use, no loopback ones. A routed address on `lo` (an
+    /// anycast one, a router's identity) is the node's like any other.
     fn own(&self) -> impl Iterator<Item = &AddressFacts> {
         self.addresses.iter().filter(|address| {
             let link = self.links.get(&address.ifindex);
-            address.usable && link.is_some_and(|link| !link.loopback && link.name != IPVS_DUMMY)
+            address.usable && !address.addr.is_loopback() && link.is_some_and(|link| link.name != IPVS_DUMMY)
         })
     }
 
@@ -169,16 +170,18 @@ impl HostFacts {
             .filter(|addr| settings.node_ports.cidrs.iter().any(|cidr| cidr.contains(*addr)))
             .copied()
             .collect();
+        let primary = [Family::V4, Family::V6].map(|family| self.primary(family, settings, node));
         if settings.node_ports.primary {
-            let primary = [Family::V4, Family::V6].into_iter();
-            node_ports.extend(primary.filter_map(|family| self.primary(family, settings, node)));
+            node_ports.extend(primary.into_iter().flatten());
         }
+        // `bindAddress` may name a loopback one.
         node_ports.retain(|addr| !addr.is_loopback());
         NodeView {
             name: settings.name.clone(),
             zone: node.and_then(|node| node.zone.clone()),
             node_port_addresses: node_ports.into_iter().collect(),
             addresses: addresses.into_iter().collect(),
+            primary: primary.map(|addr| addr.filter(|addr| !addr.is_loopback())),
             masquerade_all: settings.masquerade_all,
         }
     }
@@ -318,6 +321,27 @@ mod tests {
     }
 
     #[test]
+    fn a_routed_address_on_lo_is_the_nodes() {
+        let mut facts = facts();
+        for addr in ["198.51.100.1", "::1"] {
+            facts.addresses.push(AddressFacts {
+                ifindex: 1,
+                addr: ip(addr),
+                usable: true,
+                primary: true,
+            });
+        }
+        let view = facts.node_view(&settings(false, &["198.51.100.0/24", "127.0.0.0/8"]), None);
+        assert!(view.addresses.contains(&ip("198.51.100.1")));
+        assert!(
+            view.addresses.iter().all(|addr| !addr.is_loopback()),
+            "{:?}",
+            view.addresses
+        );
+        assert_eq!(view.node_port_addresses, [ip("198.51.100.1")]);
+    }
+
+    #[test]
     fn node_ports_by_cidr() {
         let ports = |cidrs: &[&str]| facts().node_view(&settings(false, cidrs), None).node_port_addresses;
         assert_eq!(
@@ -358,6 +382,28 @@ mod tests {
         );
         settings.node_ip = Some(ip("127.0.0.1"));
         assert_eq!(ports(&settings, Some(&node)), [ip("2001:db8::10")], "never loopback");
+    }
+
+    #[test]
+    fn the_primary_address_is_not_the_lowest_one() {
+        let mut facts = facts();
+        facts.links.insert(7, link("docker0", "bridge", None));
+        facts.addresses.insert(
+            0,
+            AddressFacts {
+                ifindex: 7,
+                addr: ip("172.17.0.1"),
+                usable: true,
+                primary: true,
+            },
+        );
+        let mut settings = settings(false, &["0.0.0.0/0"]);
+        let view = facts.node_view(&settings, None);
+        assert_eq!(view.node_port_addresses[0], ip("172.17.0.1"), "sorted, docker0 first");
+        assert_eq!(view.primary, [Some(ip("192.168.0.10")), Some(ip("2001:db8::10"))]);
+        settings.node_ip = Some(ip("127.0.0.1"));
+        let view = facts.node_view(&settings, None);
+        assert_eq!(view.primary, [None, Some(ip("2001:db8::10"))], "never loopback");
     }
 
     fn globs(patterns: &[&str]) -> LinkFilter {

@@ -39,28 +39,28 @@ impl Host {
     }
 }
 
-/// The mount point of cgroup v2 in `/proc/self/mountinfo` (proc(5)): whole-tree mounts first, since a bind mount of a
-/// sub-tree would show only part of the pods.
+/// The mount point of cgroup v2 in `/proc/self/mountinfo` (proc(5)) that shows most of the host's pods.
+///
+/// Roots are relative to our own cgroup namespace (cgroup_namespaces(7)): in a pod with one of its own, `/` is the pod's
+/// sub-tree, and what leads out of it, such as the host's tree that was mounted into the pod, begins with `/..`. Any
+/// other sub-tree shows only part of the pods.
 fn find_cgroup2(mountinfo: &str) -> Option<PathBuf> {
-    let mut partial = None;
-    for line in mountinfo.lines() {
-        let Some((mount, source)) = line.split_once(" - ") else {
-            continue;
-        };
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
         if source.split(' ').next() != Some("cgroup2") {
-            continue;
+            return None;
         }
         let mut fields = mount.split(' ').skip(3);
-        let (Some(root), Some(point)) = (fields.next(), fields.next()) else {
-            continue;
+        let (root, point) = (fields.next()?, fields.next()?);
+        let rank = match root {
+            _ if root == "/.." || root.starts_with("/../") => 0,
+            "/" => 1,
+            _ => 2,
         };
-        let point = PathBuf::from(unescape(point));
-        if root == "/" {
-            return Some(point);
-        }
-        partial.get_or_insert(point);
-    }
-    partial
+        Some((rank, PathBuf::from(unescape(point))))
+    });
+    // The first of equals: `min_by_key` keeps it.
+    mounts.min_by_key(|(rank, _)| *rank).map(|(_, point)| point)
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
@@ -92,6 +92,14 @@ mod tests {
         );
         assert_eq!(find_cgroup2("31 24 0:27 / /sys/fs/cgroup rw - cgroup cgroup rw"), None);
         assert_eq!(find_cgroup2("nonsense\n - cgroup2"), None);
+    }
+
+    #[test]
+    fn in_a_pod_prefers_the_hosts_tree() {
+        let mountinfo = "31 24 0:27 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+            32 24 0:27 /../../.. /run/host/cgroup rw - cgroup2 cgroup2 rw\n\
+            33 24 0:27 /..data /odd rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(find_cgroup2(mountinfo), Some(PathBuf::from("/run/host/cgroup")));
     }
 
     #[test]

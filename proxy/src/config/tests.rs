@@ -122,6 +122,20 @@ fn flags_override_the_file() {
 }
 
 #[test]
+fn auto_and_names_of_links_do_not_mix() {
+    let flags = |devices: &[&str]| Overrides {
+        devices: devices.iter().map(ToString::to_string).collect(),
+        ..Overrides::default()
+    };
+    assert!(matches!(
+        resolve(&flags(&["auto", "auto"]), KUBEADM).unwrap().devices,
+        LinkFilter::Auto
+    ));
+    let error = resolve(&flags(&["eth0", "auto"]), KUBEADM).unwrap_err().to_string();
+    assert!(error.contains("auto alone"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_a_remedy() {
     for (lines, object) in [
         ("mode: ipvs", "kp.yaml: mode: ipvs"),

@@ -167,10 +167,14 @@ pub enum LinkFilter {
 }
 
 impl LinkFilter {
-    /// From the values of a flag; empty or `auto` = [`LinkFilter::Auto`].
+    /// From the values of a flag; empty or only `auto` = [`LinkFilter::Auto`].
     pub(super) fn parse(globs: &[String], flag: &str) -> Result<Self, ConfigError> {
-        if globs.is_empty() || globs.iter().any(|glob| glob == "auto") {
+        if globs.iter().all(|glob| glob == "auto") {
             return Ok(Self::Auto);
+        }
+        if globs.iter().any(|glob| glob == "auto") {
+            let remedy = "name all links, or give auto alone";
+            return Err(ConfigError::new(flag, "auto beside names of links", remedy));
         }
         let mut set = GlobSetBuilder::new();
         for glob in globs {

@@ -14,7 +14,8 @@ use crate::{
 use jiff::{SignedDuration, Timestamp};
 use std::{
     collections::BTreeMap,
-    fmt::{self, Write as _},
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +27,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How often memory is distrusted: the kernel is read and everything compared.
 const AUDIT: Duration = Duration::from_secs(30 * 60);
+
+/// Most latencies that are kept while the kernel refuses: enough for the histograms, and memory has an end.
+const SAMPLES: usize = 65_536;
 
 /// What arrived since the last step.
 #[derive(Debug, Default)]
@@ -70,11 +74,13 @@ impl Backoff {
 /// Changes that are not in the kernel yet.
 #[derive(Debug, Default)]
 struct Pending {
-    /// Arrival of each source batch.
-    batches: Vec<Instant>,
+    /// Source batches.
+    batches: u64,
+    /// Arrival of the first [`SAMPLES`] of them.
+    arrivals: Vec<Instant>,
     /// Hash of the last of them.
     digest: String,
-    /// Trigger times of EndpointSlices, milliseconds since the epoch.
+    /// Trigger times of the first [`SAMPLES`] EndpointSlices that have one, milliseconds since the epoch.
     triggers: Vec<(Family, i64)>,
     services: i64,
     endpoints: i64,
@@ -92,6 +98,8 @@ pub struct Core<P, K> {
     started: Now,
 
     node: Option<Node>,
+    /// What the Node object last said. A node whose object is gone was on its way out: it does not come back for that.
+    eligible: bool,
     facts: HostFacts,
     /// What the kernel and the planner know of this node; `None` = must be written (again).
     view: Option<NodeView>,
@@ -144,6 +152,7 @@ impl<P: Planning, K: Kernel> Core<P, K> {
             clock: Box::new(clock),
             started,
             node: None,
+            eligible: true,
             facts: HostFacts::default(),
             view: None,
             read: false,
@@ -199,7 +208,10 @@ impl<P: Planning, K: Kernel> Core<P, K> {
     }
 
     fn take(&mut self, batch: Vec<Event>, arrived: Instant, now: Now) {
-        self.pending.batches.push(arrived);
+        self.pending.batches += 1;
+        if self.pending.arrivals.len() < SAMPLES {
+            self.pending.arrivals.push(arrived);
+        }
         self.pending.digest = digest(&batch);
         let metrics = self.out.metrics.clone();
         let mut found_skipped = Vec::new();
@@ -207,7 +219,10 @@ impl<P: Planning, K: Kernel> Core<P, K> {
             match &event {
                 Event::Init => self.read = false,
                 Event::InitDone => self.read = true,
-                Event::Node(Change::Apply(node)) => self.node = Some(node.clone()),
+                Event::Node(Change::Apply(node)) => {
+                    self.eligible = node.eligible;
+                    self.node = Some(node.clone());
+                }
                 Event::Node(Change::Delete(name)) => {
                     self.node.take_if(|node| node.name == *name);
                 }
@@ -244,9 +259,10 @@ impl<P: Planning, K: Kernel> Core<P, K> {
                 self.pending.endpoints += 1;
             }
             // A change from before we started says how long we were away, not how fast we are.
-            self.pending
-                .triggers
-                .extend(trigger.filter(|(_, ms)| *ms >= self.started.wall.as_millisecond()));
+            let trigger = trigger.filter(|(_, ms)| *ms >= self.started.wall.as_millisecond());
+            if self.pending.triggers.len() < SAMPLES {
+                self.pending.triggers.extend(trigger);
+            }
             self.touched.extend(touched);
             metrics.last_queued.set(unix_seconds(now.wall));
         }
@@ -255,9 +271,7 @@ impl<P: Planning, K: Kernel> Core<P, K> {
             self.summary.source_skipped(skipped);
         }
         // Eligibility does not wait for the kernel: the node must drain even if syncs fail.
-        self.out
-            .health
-            .set_node_eligible(self.node.as_ref().is_none_or(|node| node.eligible));
+        self.out.health.set_node_eligible(self.eligible);
     }
 
     fn count_skipped(&self, skipped: &Skipped, what: &str) {
@@ -426,13 +440,13 @@ impl<P: Planning, K: Kernel> Core<P, K> {
 
     /// Everything that was pending is in the kernel: tells those who wait. `None` = there was nothing to do.
     fn applied(&mut self, now: Now, report: Option<&SyncReport>) {
-        if report.is_none() && self.pending.batches.is_empty() {
+        if report.is_none() && self.pending.batches == 0 {
             return;
         }
         let pending = std::mem::take(&mut self.pending);
         let metrics = &self.out.metrics;
         if report.is_some() {
-            for arrived in &pending.batches {
+            for arrived in &pending.arrivals {
                 metrics
                     .change_to_kernel
                     .observe(now.mono.saturating_duration_since(*arrived).as_secs_f64());
@@ -449,7 +463,7 @@ impl<P: Planning, K: Kernel> Core<P, K> {
                     .observe(seconds);
             }
         }
-        let batches = pending.batches.len() as u64;
+        let batches = pending.batches;
         metrics.applied_batches.inc_by(batches);
         self.out.health.updated(now);
         let (counts, skipped) = (self.summary.counts(), self.summary.skipped());
@@ -538,21 +552,9 @@ fn unix_seconds(at: Timestamp) -> f64 {
     at.as_millisecond() as f64 / 1000.0
 }
 
-/// FNV-1a of what the events say, without building the text.
+/// A hash of what the events say, the same for the same events in every agent of one build.
 fn digest(batch: &[Event]) -> String {
-    struct Fnv(u64);
-    impl fmt::Write for Fnv {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            for byte in text.bytes() {
-                self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            }
-            Ok(())
-        }
-    }
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    for event in batch {
-        // Writing to a hash does not fail.
-        let _ = write!(hash, "{event:?};");
-    }
-    format!("{:016x}", hash.0)
+    let mut hasher = DefaultHasher::new();
+    batch.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }

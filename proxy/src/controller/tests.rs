@@ -418,6 +418,37 @@ fn the_node_object_reaches_the_plan_and_healthz() {
         bench.step(vec![vec![Event::Node(Change::Delete("a".into()))]]),
         ["node -", "sync d/x"]
     );
+    assert!(eligible(&bench));
+}
+
+#[test]
+fn a_node_that_drained_stays_out_when_its_object_goes() {
+    let mut bench = Bench::new();
+    let node = Node {
+        name: "a".into(),
+        eligible: false,
+        ..Node::default()
+    };
+    bench.step(vec![initial(&["x"]), vec![Event::Node(Change::Apply(node))]]);
+    bench.step(vec![vec![Event::Node(Change::Delete("a".into()))]]);
+    assert!(!bench.out.health.check(*bench.now.lock().unwrap()).node_eligible);
+}
+
+#[test]
+fn what_waits_for_a_kernel_that_refuses_is_counted_not_hoarded() {
+    const SAMPLES: u64 = 65_536;
+    let mut bench = Bench::new();
+    bench.kernel.0.lock().unwrap().fail = 1;
+    bench.step(vec![initial(&["x"])]);
+    bench.step(vec![Vec::new(); SAMPLES as usize + 10]);
+    bench.pass(Duration::from_secs(1));
+    bench.step(vec![]);
+    assert_eq!(bench.status().applied_events, SAMPLES + 11);
+    let text = bench.out.metrics.encode(Format::Text);
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("fairlead_change_to_kernel_duration_seconds_count"));
+    assert_eq!(line.and_then(|line| line.split(' ').nth(1)), Some("65536"), "{text}");
 }
 
 fn facts(links: &[(u32, &str)]) -> HostFacts {
@@ -549,6 +580,15 @@ mod running {
         assert_eq!(bench.kernel.calls(), ["sync d/y"]);
         drop(sender);
         assert_eq!(task.await.unwrap().1, Exit::SourceEnded);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_not_followed_any_more_ends_it() {
+        let bench = live();
+        let (_sender, events) = mpsc::channel(16);
+        let (host_sender, host) = watch::channel(HostFacts::default());
+        drop(host_sender);
+        assert_eq!(run(bench.core, events, host, pending()).await.1, Exit::HostEnded);
     }
 
     #[tokio::test]

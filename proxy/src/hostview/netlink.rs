@@ -72,16 +72,19 @@ impl Stale {
     }
 
     /// What a notification makes stale. Routes other than default ones are none of our business: a node may carry a
-    /// whole routing table.
+    /// whole routing table. The kernel takes IPv4 routes along without a word when their link or source address goes
+    /// (`fib_sync_down_dev`, `fib_sync_down_addr`), so those changes concern routes too.
     fn from(message: &NetlinkPayload<RouteNetlinkMessage>) -> Self {
         match message {
             NetlinkPayload::InnerMessage(message) => match message {
                 RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => Self {
                     links: true,
+                    routes: true,
                     ..Self::default()
                 },
                 RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => Self {
                     addresses: true,
+                    routes: true,
                     ..Self::default()
                 },
                 RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => Self {
@@ -306,6 +309,7 @@ fn default_routes(message: &RouteMessage) -> Vec<DefaultRoute> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::skip_without_kernel;
     use nix::sched::{CloneFlags, unshare};
     use rtnetlink::{LinkUnspec, LinkVeth};
     use std::{fs::File, os::fd::AsRawFd, thread};
@@ -321,6 +325,9 @@ mod tests {
 
     #[test]
     fn follows_a_pods_veth_and_an_address() {
+        if skip_without_kernel("follows_a_pods_veth_and_an_address") {
+            return;
+        }
         let pod = in_own_namespace(|| File::open("/proc/thread-self/ns/net").unwrap());
         in_own_namespace(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -383,6 +390,14 @@ mod tests {
                 }];
                 receiver
                     .wait_for(|facts| facts.default_routes == expected)
+                    .await
+                    .unwrap();
+
+                // The kernel drops the route with the link, and sends no message about the route.
+                let down = LinkUnspec::new_with_index(here).down().build();
+                handle.link().set(down).execute().await.unwrap();
+                receiver
+                    .wait_for(|facts| facts.default_routes.is_empty())
                     .await
                     .unwrap();
 

@@ -5,7 +5,7 @@ use crate::error::Skipped;
 use std::sync::Arc;
 
 /// An object came or changed, or went.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Change<T, K> {
     /// New or changed; replaces what had this key.
     Apply(T),
@@ -16,7 +16,7 @@ pub enum Change<T, K> {
 /// One event. A stream begins with [`Event::Init`], then whole objects, then [`Event::InitDone`] once **every** kind
 /// has been read; after that only changes. A source that has to read everything anew (a watch that fell off, a
 /// directory that was replaced) works out the difference itself.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The first read begins; nothing may be programmed.
     Init,

@@ -80,6 +80,10 @@ pub struct NodeView {
     /// All addresses of this node, sorted: source of `NODE_ADDRESS` and of the node's own exemption from
     /// `loadBalancerSourceRanges`.
     pub addresses: Vec<IpAddr>,
+    /// The primary IPv4 and IPv6 address, the one that traffic is masqueraded to: what `bindAddress` names, else the
+    /// first of the Node's `status.addresses` of type InternalIP, else the first address of the device that the best
+    /// default route leads to. Never loopback; `None` where the node has no such address of that family.
+    pub primary: [Option<IpAddr>; 2],
     /// Masquerade pods' ClusterIP traffic too (`masqueradeAll`).
     pub masquerade_all: bool,
 }

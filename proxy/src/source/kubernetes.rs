@@ -38,6 +38,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinSet,
     time::{Instant, timeout},
 };
 
@@ -120,16 +121,33 @@ pub fn follow(client: &Client, node_name: &str) -> (Events, watch::Receiver<Sour
     };
     let all = watcher::Config::default().timeout(WATCH_S).page_size(PAGE);
     let own = all.clone().fields(&format!("metadata.name={node_name}"));
-    spawn::<v1::Service>(client, Kind::Service, all.clone(), decode::service, &shared);
-    spawn::<EndpointSlice>(client, Kind::Slice, all, decode::slice, &shared);
-    spawn::<v1::Node>(client, Kind::Node, own, decode::node, &shared);
+    let mut tasks = JoinSet::new();
+    spawn::<v1::Service>(&mut tasks, client, Kind::Service, all.clone(), decode::service, &shared);
+    spawn::<EndpointSlice>(&mut tasks, client, Kind::Slice, all, decode::slice, &shared);
+    spawn::<v1::Node>(&mut tasks, client, Kind::Node, own, decode::node, &shared);
+    tokio::spawn(all_or_none(tasks));
     (receiver, health_receiver)
+}
+
+/// Waits for the first task to end and ends the others with it. With one kind no longer followed the agent would serve
+/// ever older endpoints and look well; with all senders gone it sees that its source has ended.
+async fn all_or_none(mut tasks: JoinSet<()>) {
+    if let Some(Err(error)) = tasks.join_next().await {
+        tracing::error!(%error, "a watch panicked; the API server is no longer followed");
+    }
+    tasks.shutdown().await;
 }
 
 type Convert<K> = fn(&K, &mut Interner) -> (Decoded, Vec<Skipped>);
 
-fn spawn<K>(client: &Client, kind: Kind, config: watcher::Config, convert: Convert<K>, shared: &Shared)
-where
+fn spawn<K>(
+    tasks: &mut JoinSet<()>,
+    client: &Client,
+    kind: Kind,
+    config: watcher::Config,
+    convert: Convert<K>,
+    shared: &Shared,
+) where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static,
 {
     let shared = shared.clone();
@@ -140,7 +158,7 @@ where
         strings: Interner::default(),
         known: Known::default(),
     };
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         let events = shared.events.clone();
         // Whatever waits, waits no longer than the receiver lives.
         tokio::select! {
@@ -344,17 +362,17 @@ where
                         let hash = self.known.hasher.hash_one(&object);
                         let before = self.known.objects.insert(object.key(), Seen { hash, list });
                         if before.is_none_or(|before| before.hash != hash) {
-                            batch.extend(skipped.into_iter().map(report));
+                            batch.extend(skipped.into_iter().map(Event::Skipped));
                             batch.push(object.applied());
                         }
                     }
                     Decoded::NotOurs(key) => {
-                        batch.extend(skipped.into_iter().map(report));
+                        batch.extend(skipped.into_iter().map(Event::Skipped));
                         if self.known.objects.remove(&key).is_some() {
                             batch.push(key.deleted());
                         }
                     }
-                    Decoded::Nameless => batch.extend(skipped.into_iter().map(report)),
+                    Decoded::Nameless => batch.extend(skipped.into_iter().map(Event::Skipped)),
                 }
             }
             Err(Malformed { field, reason }) => {
@@ -364,15 +382,10 @@ where
                     // The last version that made sense stays.
                     before.list = list;
                 }
-                batch.push(report(Skipped { object, field, reason }));
+                batch.push(Event::Skipped(Skipped { object, field, reason }));
             }
         }
     }
-}
-
-fn report(skipped: Skipped) -> Event {
-    tracing::warn!("{skipped}");
-    Event::Skipped(skipped)
 }
 
 /// Whether anybody still listens.

@@ -499,3 +499,19 @@ async fn a_kubeconfig_with_tls_makes_a_client() {
     std::fs::remove_file(&path).unwrap();
     made.unwrap();
 }
+
+#[tokio::test]
+async fn the_first_watch_to_end_ends_the_source() {
+    let (sender, mut receiver) = mpsc::channel::<Vec<Event>>(1);
+    let mut tasks = JoinSet::new();
+    for dies in [false, true, false] {
+        let sender = sender.clone();
+        tasks.spawn(async move {
+            assert!(!dies, "as a bug in a conversion would");
+            sender.closed().await;
+        });
+    }
+    drop(sender);
+    all_or_none(tasks).await;
+    assert_eq!(receiver.recv().await, None);
+}

@@ -82,11 +82,6 @@ async fn run(dir: PathBuf, mut folder: Folder, mut watch: Watch, events: mpsc::S
             batch.insert(0, Event::Init);
             batch.push(Event::InitDone);
         }
-        for event in &batch {
-            if let Event::Skipped(skipped) = event {
-                tracing::warn!(dir = %dir.display(), "{skipped}");
-            }
-        }
         if !batch.is_empty() && events.send(batch).await.is_err() {
             return;
         }

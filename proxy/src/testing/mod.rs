@@ -16,7 +16,7 @@ pub use self::{
 use crate::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, NodeView, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
 };
-use std::{net::IpAddr, num::NonZeroU16, sync::Arc};
+use std::{fs, io::Write as _, net::IpAddr, num::NonZeroU16, sync::Arc};
 
 /// Target port of every endpoint that does not say otherwise.
 pub const TARGET_PORT: u16 = 8080;
@@ -38,8 +38,26 @@ pub fn node() -> NodeView {
         zone: Some("z1".into()),
         node_port_addresses: vec![addr("192.168.0.1"), addr("fd00:192:168::1")],
         addresses,
+        primary: [Some(addr("192.168.0.1")), Some(addr("fd00:192:168::1"))],
         masquerade_all: false,
     }
+}
+
+/// Whether a test that needs root and a kernel has to leave it at that, which `FAIRLEAD_NO_KERNEL=1` asks for. Says so on
+/// stderr and, for `cargo xtask test` to count, as a line `test: reason` of the file that `FAIRLEAD_SKIPS` names.
+pub fn skip_without_kernel(test: &str) -> bool {
+    const REASON: &str = "FAIRLEAD_NO_KERNEL=1";
+    if std::env::var_os("FAIRLEAD_NO_KERNEL").is_none_or(|value| value != "1") {
+        return false;
+    }
+    eprintln!("SKIPPED {test}: {REASON}");
+    if let Some(path) = std::env::var_os("FAIRLEAD_SKIPS") {
+        let file = fs::OpenOptions::new().append(true).create(true).open(&path);
+        // One write per line: test programs append to the same file.
+        let written = file.and_then(|mut file| file.write_all(format!("{test}: {REASON}\n").as_bytes()));
+        written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    true
 }
 
 /// A service in namespace `default`; see [`ServiceBuilder`].

@@ -236,7 +236,11 @@ fn the_middle_of_a_connection_opens_a_flow() {
         for world in World::of(Protocol::Tcp) {
             let backend = world.here(1);
             world.serve(&mut rig, &[backend]);
-            for (flags, port) in [ACK, FIN | ACK, RST, SYN | ACK, 0].into_iter().zip(25_000..) {
+            let client = world.client(Origin::Pod, 25_999);
+            // An answer opens nothing.
+            let answer = Packet::tcp(client, world.vip(), SYN | ACK, b"");
+            rig.passes(At::FromPod, &answer, &[Verdict::NotService]).unwrap();
+            for (flags, port) in [ACK, FIN | ACK, RST, 0].into_iter().zip(25_000..) {
                 let client = world.client(Origin::Pod, port);
                 let targets = world.targets(&rig, Origin::Pod, client, &[backend]);
                 let packet = Packet::tcp(client, world.vip(), flags, b"data");
@@ -253,6 +257,7 @@ fn half_a_flow_heals() {
         let number = trip.first.protocol();
         let forward = (trip.first.source, trip.first.destination);
         let reply = (trip.target, trip.source);
+        trip.again(rig)?;
         let before = rig.flow(number, reply.0, reply.1).ok_or("no reply entry")?;
         rig.forget_flow(number, reply.0, reply.1);
         rig.age_flow(number, forward.0, forward.1, 2);
@@ -341,10 +346,10 @@ fn masquerade_ports_run_out() {
             first.answered(&mut rig).unwrap();
             let number = world.protocol.number();
             let idle = if world.protocol == Protocol::Tcp { 86_400 } else { 180 };
-            rig.age_flow(number, first.target, first.source, idle - 5);
+            rig.age_flow(number, first.target, first.source, idle - 90);
             refused(&mut rig, two);
-            // The programs count a second as 954 ticks, a little long.
-            rig.age_flow(number, first.target, first.source, 60);
+            // The programs count a second as a whole number of ticks, a little short.
+            rig.age_flow(number, first.target, first.source, 100);
             let second = open(&mut rig, two).unwrap();
             assert_eq!(second.source.port(), 40_000);
             second.answered(&mut rig).unwrap();
@@ -357,6 +362,23 @@ fn masquerade_ports_run_out() {
                 rig.forget_flow(number, one, world.vip());
                 open(&mut rig, one).unwrap();
             }
+        }
+    });
+}
+
+/// A connection that its client never went on with holds its port for a minute, not for a day.
+#[test]
+fn a_stray_syn_holds_no_port() {
+    on_node("a_stray_syn_holds_no_port", |mut rig| {
+        rig.change_node(|node| (node.snat_port_first, node.snat_port_last) = (40_000, 40_000));
+        for world in World::of(Protocol::Tcp) {
+            world.serve(&mut rig, &[world.there(2)]);
+            let open = |rig: &mut Rig, port| open(rig, world, Origin::Outside, port, &[world.there(2)]);
+            let stray = open(&mut rig, 1_111);
+            // The backend's answers are no word of the client.
+            stray.answered(&mut rig).unwrap();
+            rig.age_flow(stray.first.protocol(), stray.target, stray.source, 70);
+            open(&mut rig, 2_222).answered(&mut rig).unwrap();
         }
     });
 }
@@ -409,14 +431,27 @@ fn no_masquerade_address() {
     });
 }
 
-/// A tuple that belongs to clients at one side of the node is nobody's at the other.
+/// A client's address that moved: what is in the middle of a flow is nobody's at the other side of the node, what opens
+/// one takes it over.
 #[test]
 fn a_flow_belongs_where_it_began() {
-    every_flow("a_flow_belongs_where_it_began", |rig, _, trip| {
-        let own = rig.entry(trip.origin, trip.first.destination.ip());
-        for at in [At::FromPod, At::FromNet, At::OutOfNode, At::ToPod, At::ToNet] {
-            if at != own {
-                rig.passes(at, &trip.first, &[Verdict::NotService])?;
+    every_flow("a_flow_belongs_where_it_began", |rig, world, trip| {
+        let (from, to) = (trip.first.source, trip.first.destination);
+        let own = rig.entry(trip.origin, to.ip());
+        for at in [At::ToPod, At::ToNet] {
+            rig.passes(at, &trip.first, &[Verdict::NotService])?;
+        }
+        for at in [At::FromPod, At::FromNet, At::OutOfNode] {
+            if at != own && world.protocol == Protocol::Tcp {
+                rig.passes(at, &Packet::tcp(from, to, ACK, b"more"), &[Verdict::NotService])?;
+            }
+        }
+        trip.again(rig)?;
+        let there = if own == At::FromNet { At::FromPod } else { At::FromNet };
+        for at in [there, own] {
+            let got = rig.run(at, &trip.first.encode());
+            if (got.verdict, tuple(&got.frame).1) != (Verdict::NewFlow, trip.target) {
+                return Err(format!("at {at:?}: {got:?}"));
             }
         }
         Ok(())

@@ -19,8 +19,6 @@ pub(crate) struct Trip {
     /// The backend.
     pub(crate) target: SocketAddr,
     pub(crate) masqueraded: bool,
-    /// The frontend's address is the node's own.
-    to_node: bool,
 }
 
 /// What a program does with a packet that it sends on itself: action, hops taken, hardware addresses zeroed.
@@ -96,7 +94,6 @@ impl Trip {
             source,
             target: destination,
             masqueraded: target.masquerade,
-            to_node: rig.view.addresses.contains(&first.destination.ip()),
         };
         trip.check_source()?;
         same(&trip.forwarded(rig, first, verdict), &got)?;
@@ -217,11 +214,11 @@ impl Trip {
         if at == At::Loopback {
             UNSENT
         } else if self.origin == Origin::Host && !self.masqueraded {
-            // From one of the node's own addresses only `lo` takes a packet.
+            // From an address of the node's own, or one that is routed elsewhere: `lo` takes both.
             Sent {
-                action: if self.to_node { REDIRECT } else { NEXT },
+                action: REDIRECT,
                 hops: 0,
-                to_self: self.to_node,
+                to_self: true,
             }
         } else {
             sent(rig, at, self.first.source.ip(), false)

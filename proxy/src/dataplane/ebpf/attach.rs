@@ -11,7 +11,7 @@ use aya::{
     },
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -28,6 +28,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every program with every direction in which it is ever attached.
+    const ALL_PROGRAMS: [(&'static str, TcAttachType); 4] = [
+        ("from_pod", TcAttachType::Ingress),
+        ("to_pod", TcAttachType::Egress),
+        ("from_net", TcAttachType::Ingress),
+        ("to_net", TcAttachType::Egress),
+    ];
+
     /// Programs by direction.
     fn programs(self) -> &'static [(&'static str, TcAttachType)] {
         match self {
@@ -211,6 +219,7 @@ impl Attachments {
 
     /// Attaches the socket programs to a cgroup.
     pub(super) fn attach_sockets(&mut self, bpf: &mut Ebpf, cgroup: &Path) -> Result<(), ApplyError> {
+        let mut held = Vec::with_capacity(SOCKET.len());
         let dir = fs::File::open(cgroup).map_err(kernel(format!("open cgroup {}", cgroup.display())))?;
         for name in SOCKET {
             let op = format!("attach {name} to cgroup {}", cgroup.display());
@@ -227,8 +236,9 @@ impl Attachments {
             let link = FdLink::try_from(link).map_err(|error| failed(whole(&error)))?;
             let pin = self.pins.as_ref().map(|dir| dir.join(format!("socket-{name}")));
             // A former agent's program ran until now; both at once do no harm: the second finds nothing to translate.
-            self.sockets.push(hold(link, pin).map_err(failed)?);
+            held.push(hold(link, pin).map_err(failed)?);
         }
+        self.sockets = held;
         Ok(())
     }
 
@@ -237,24 +247,47 @@ impl Attachments {
         !self.sockets.is_empty()
     }
 
-    /// Removes pinned links that nobody attached anew: interfaces that went while no agent ran.
-    pub(super) fn prune(&self) {
-        let Some(dir) = &self.pins else { return };
-        let Ok(entries) = fs::read_dir(dir) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let known = match name.split_once('-') {
-                Some(("socket", _)) => self.sockets(),
-                Some((ifindex, _)) => ifindex
-                    .parse()
-                    .is_ok_and(|ifindex: u32| self.interfaces.contains_key(&ifindex)),
-                None => false,
-            };
-            if !known {
-                // Best effort: the next start tries again.
-                let _ = fs::remove_file(entry.path());
+    /// Removes links and filters of a former agent that nobody attached anew: of interfaces that are gone or have another
+    /// role by now. Spares `interfaces` that are still to be attached: what a former agent left there works.
+    pub(super) fn prune(&self, spare: &BTreeSet<u32>) {
+        if let Some(dir) = &self.pins
+            && let Ok(entries) = fs::read_dir(dir)
+        {
+            for entry in entries.flatten() {
+                if !self.keeps(&entry.file_name().to_string_lossy(), spare) {
+                    // Best effort: the next start tries again.
+                    let _ = fs::remove_file(entry.path());
+                }
             }
+        }
+        let Ok(interfaces) = nix::net::if_::if_nameindex() else {
+            return;
+        };
+        for interface in interfaces
+            .iter()
+            .filter(|interface| !spare.contains(&interface.index()))
+        {
+            let name = interface.name().to_string_lossy();
+            let role = if self.tcx { None } else { self.role(interface.index()) };
+            for (program, direction) in Role::ALL_PROGRAMS {
+                if !role.is_some_and(|role| role.programs().contains(&(program, direction))) {
+                    // No filter of ours is the usual answer.
+                    let _ = tc::qdisc_detach_program(&name, direction, program);
+                }
+            }
+        }
+    }
+
+    /// Whether a pinned link is one of ours of today.
+    fn keeps(&self, pin: &str, spare: &BTreeSet<u32>) -> bool {
+        match pin.split_once('-') {
+            Some(("socket", _)) => self.sockets(),
+            Some((ifindex, program)) => ifindex.parse().is_ok_and(|ifindex: u32| {
+                let ours = self.role(ifindex).map(Role::programs);
+                self.tcx && ours.is_some_and(|programs| programs.iter().any(|(name, _)| *name == program))
+                    || spare.contains(&ifindex)
+            }),
+            None => false,
         }
     }
 }
@@ -280,12 +313,10 @@ pub(super) fn remove_filters() -> io::Result<usize> {
     let mut removed = 0;
     for interface in nix::net::if_::if_nameindex()?.iter() {
         let name = interface.name().to_string_lossy();
-        for role in [Role::Pod, Role::Net] {
-            for (program, direction) in role.programs() {
-                // An interface without clsact, or one that goes meanwhile, has no filter of ours.
-                if tc::qdisc_detach_program(&name, *direction, program).is_ok() {
-                    removed += 1;
-                }
+        for (program, direction) in Role::ALL_PROGRAMS {
+            // An interface without clsact, or one that goes meanwhile, has no filter of ours.
+            if tc::qdisc_detach_program(&name, direction, program).is_ok() {
+                removed += 1;
             }
         }
     }

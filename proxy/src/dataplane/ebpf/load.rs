@@ -3,7 +3,7 @@
 use super::{object, probe::Features};
 use crate::error::ApplyError;
 use aya::{Ebpf, EbpfLoader};
-use proxy_common::abi::ABI_VERSION;
+use proxy_common::{abi::ABI_VERSION, verdict};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -155,6 +155,11 @@ fn keep_fitting(sizes: &Sizes, dir: &Path) -> Result<bool, ApplyError> {
         found = true;
         let info = aya::maps::MapInfo::from_pin(&path).map(|info| info.max_entries());
         fits &= info.is_ok_and(|max_entries| max_entries == size);
+    }
+    // A newer agent may count more verdicts; old sums are of no use to it.
+    let counters = dir.join("COUNTERS");
+    if aya::maps::MapInfo::from_pin(&counters).is_ok_and(|info| info.max_entries() != verdict::COUNT) {
+        fs::remove_file(&counters).map_err(kernel(format!("remove {}", counters.display())))?;
     }
     if fits {
         return Ok(found);

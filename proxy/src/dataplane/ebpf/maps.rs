@@ -2,6 +2,7 @@
 
 use super::{
     image::{Image, Observed, Op},
+    sweep::Flows,
     table::Table,
 };
 use crate::{error::ApplyError, status::MapFill};
@@ -89,6 +90,14 @@ fn open<K: Plain, V: Plain>(bpf: &mut Ebpf, name: &'static str, flag: &'static s
         _ => return Err(wrong(io::Error::other("of another type than the agent expects"))),
     };
     Table::new(data, name, flag).map_err(|error| wrong(io::Error::other(error)))
+}
+
+/// Takes the flow tables out of a loaded object.
+pub(super) fn open_flows(bpf: &mut Ebpf) -> Result<Flows, ApplyError> {
+    Ok(Flows {
+        v4: open(bpf, "FLOWS_V4", "max-flows")?,
+        v6: open(bpf, "FLOWS_V6", "max-flows")?,
+    })
 }
 
 impl Maps {

@@ -17,6 +17,7 @@ pub mod mount;
 pub mod object;
 mod pool;
 pub mod probe;
+mod sweep;
 mod table;
 
 pub use self::{
@@ -29,6 +30,7 @@ pub use self::{
 use self::{
     attach::Attachments,
     image::{Image, Op},
+    sweep::Sweeper,
 };
 use super::{Dataplane, Lowered};
 use crate::status::Probe;
@@ -41,7 +43,7 @@ use proxy_common::{
     abi::{Node, V4, V6, device_flags},
     verdict::Verdict,
 };
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
 /// How to start.
 #[derive(Clone, Debug)]
@@ -71,6 +73,7 @@ pub struct EbpfDataplane {
     probes: Vec<Probe>,
     cgroup: Option<PathBuf>,
     node: Node,
+    _sweeper: Sweeper,
     /// Nothing is in the maps yet: reading them would find nothing, slowly.
     empty: bool,
 }
@@ -103,6 +106,8 @@ impl EbpfDataplane {
         if options.log_level > 0 {
             logs::follow(&mut loaded.bpf)?;
         }
+        let flows = maps::open_flows(&mut loaded.bpf)?;
+        let sweeper = Sweeper::start(flows).map_err(load::kernel("start a thread that sweeps flows"))?;
         let maps = Maps::open(&mut loaded.bpf)?;
         let mut node = options.node;
         if let Some(former) = maps.node()?.filter(|_| loaded.adopted) {
@@ -125,6 +130,7 @@ impl EbpfDataplane {
             probes,
             cgroup: options.cgroup.clone(),
             node,
+            _sweeper: sweeper,
             empty: !loaded.adopted,
             bpf: loaded.bpf,
         })
@@ -186,9 +192,9 @@ impl EbpfDataplane {
         self.attachments.sockets()
     }
 
-    /// Removes links of a former agent to interfaces that nobody attached anew.
-    pub fn prune(&self) {
-        self.attachments.prune();
+    /// Removes what a former agent left on interfaces that nobody attached anew, but for those in `spare`.
+    pub fn prune(&self, spare: &BTreeSet<u32>) {
+        self.attachments.prune(spare);
     }
 
     /// The maps, for those who count and measure beside us.
