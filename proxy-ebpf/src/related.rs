@@ -82,7 +82,7 @@ fn try_translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Nod
             Ok(route::NEXT)
         };
     }
-    if !must && !(direct && hook.ingress()) {
+    if !(must || direct && hook.ingress()) {
         return Ok(route::NEXT);
     }
     let route = route::lookup::<F>(skb, hook, F::ICMP, &flow.src, &flow.dst).open();
