@@ -68,7 +68,6 @@ impl Planning for Planner {
 /// Reconciler and programs.
 struct EbpfKernel {
     reconciler: Reconciler<EbpfDataplane>,
-    node_ip: Option<IpAddr>,
     /// Map entries by service, so that the sum follows a change at the price of the change.
     usage: HashMap<ObjectName, Usage>,
     total: Usage,
@@ -126,9 +125,8 @@ impl Kernel for EbpfKernel {
 
     fn set_node(&mut self, view: &NodeView) -> Result<(), ApplyError> {
         let (mut v4, mut v6) = ([0; 4], [0; 16]);
-        // The last one found stays: the configured address, else the primary one, else any.
-        let primary = view.node_port_addresses.iter().rev();
-        for addr in view.addresses.iter().rev().chain(primary).chain(&self.node_ip) {
+        // The last one found stays: the primary address of the family, else any.
+        for addr in view.addresses.iter().rev().chain(view.primary.iter().flatten()) {
             match addr {
                 IpAddr::V4(addr) => v4 = addr.octets(),
                 IpAddr::V6(addr) => v6 = addr.octets(),
@@ -239,7 +237,6 @@ pub(crate) fn open_dataplane(config: &Config) -> Result<Parts, ApplyError> {
     let counters = Arc::new(Counters(dataplane.maps()));
     let kernel = EbpfKernel {
         reconciler: Reconciler::new(dataplane),
-        node_ip: config.node_ip,
         usage: HashMap::new(),
         total: Usage::default(),
         serving: false,

@@ -78,7 +78,7 @@ fn try_translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Nod
     if reply && hook.ingress() && !masqueraded && flow.flags & flags::FROM_HOST != 0 {
         return route::to_self(skb, node);
     }
-    if !must && !(direct && hook.ingress()) {
+    if !(must || direct && hook.ingress()) {
         return Ok(route::NEXT);
     }
     let route = route::lookup::<F>(skb, hook, F::ICMP, &flow.src, &flow.dst).open();

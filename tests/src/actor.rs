@@ -19,7 +19,8 @@ use std::{
     },
 };
 
-type Waiting = Arc<Mutex<HashMap<u64, mpsc::Sender<Result<Value, String>>>>>;
+/// Who waits for which answer; `None` once no answer can come any more.
+type Waiting = Arc<Mutex<Option<HashMap<u64, mpsc::Sender<Result<Value, String>>>>>>;
 
 /// Whether this program's `main` began with [`run_as_actor_if_asked`].
 static SELF_IS_ACTOR: AtomicBool = AtomicBool::new(false);
@@ -112,22 +113,9 @@ impl Actor {
         let stdin = child.stdin.take().context("no standard input")?;
         let stdout = child.stdout.take().context("no standard output")?;
         let (sender, ready) = mpsc::channel();
-        let waiting: Waiting = Arc::new(Mutex::new(HashMap::from([(0, sender)])));
+        let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::from([(0, sender)]))));
         let answers = Arc::clone(&waiting);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let Ok(Response { id, result }) = serde_json::from_str(&line) else {
-                    eprintln!("actor said {line:?}, which is no answer");
-                    break;
-                };
-                if let Some(asker) = lock(&answers).remove(&id) {
-                    // An asker that went away needs no answer.
-                    let _ = asker.send(result);
-                }
-            }
-            // Dropping the senders wakes whoever still waits.
-            lock(&answers).clear();
-        });
+        std::thread::spawn(move || deliver(BufReader::new(stdout), &answers));
         let actor = Self {
             name: name.to_string(),
             pid: child.id(),
@@ -158,7 +146,10 @@ impl Actor {
         let mut line = serde_json::to_vec(&Request { id, op })?;
         line.push(b'\n');
         let (sender, receiver) = mpsc::channel();
-        lock(&self.waiting).insert(id, sender);
+        lock(&self.waiting)
+            .as_mut()
+            .with_context(|| format!("the actor of {} is gone", self.name))?
+            .insert(id, sender);
         let mut stdin = lock(&self.stdin);
         let pipe = stdin
             .as_mut()
@@ -284,6 +275,22 @@ impl Actor {
     }
 }
 
+/// Hands answers to who waits for them until the actor ends or says what is no answer: then nobody may wait any more.
+fn deliver(answers: impl BufRead, waiting: &Waiting) {
+    for line in answers.lines().map_while(Result::ok) {
+        let Ok(Response { id, result }) = serde_json::from_str(&line) else {
+            eprintln!("actor said {line:?}, which is no answer");
+            break;
+        };
+        if let Some(asker) = lock(waiting).as_mut().and_then(|waiting| waiting.remove(&id)) {
+            // An asker that went away needs no answer.
+            let _ = asker.send(result);
+        }
+    }
+    // Dropping the senders wakes whoever still waits.
+    *lock(waiting) = None;
+}
+
 impl Drop for Actor {
     fn drop(&mut self) {
         drop(lock(&self.stdin).take());
@@ -404,4 +411,18 @@ pub(crate) fn ip_outcome(host: &str, lines: &str, output: &Output) -> Result<()>
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_broken_line_nobody_waits() {
+        let (sender, receiver) = mpsc::channel();
+        let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::from([(7, sender)]))));
+        deliver(&b"no answer\n"[..], &waiting);
+        assert!(receiver.recv().is_err(), "who waits is woken");
+        assert!(lock(&waiting).is_none(), "who comes later is refused");
+    }
 }

@@ -26,12 +26,22 @@ pub(crate) fn build_agent(workspace: &Workspace, progress: &Progress, debug: boo
 }
 
 /// Builds the agent and a program of `tests/src/bin`, and becomes that program; `Ok` is never returned.
+///
+/// # Errors
+/// Not root, or something could not be built or started.
 pub(crate) fn exec(
     workspace: &Workspace,
     progress: &Progress,
     program: &str,
     arguments: &[OsString],
 ) -> Result<ExitCode> {
+    // Minutes of building must not end in a refusal.
+    let help = arguments
+        .iter()
+        .any(|argument| argument == "--help" || argument == "-h");
+    if !help && !tools::is_root() {
+        bail!("the {program} needs root: it makes network namespaces and loads BPF programs; run it as root");
+    }
     setup::run(progress)?;
     let mut cargo = tools::cargo();
     cargo.args([

@@ -26,6 +26,53 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
     linker(progress)
 }
 
+/// The toolchain's components that only the checks need, as cargo's subcommands are called.
+const COMPONENTS: [(&str, &str); 2] = [("fmt", "rustfmt"), ("clippy", "clippy")];
+
+/// Installs what only `cargo xtask test` needs: rustfmt and clippy, which a minimal toolchain lacks.
+///
+/// # Errors
+/// What is missing, and what to do about it.
+pub(crate) fn components(progress: &Progress) -> Result<()> {
+    let missing = missing_components();
+    if missing.is_empty() {
+        progress.there("rustfmt clippy");
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if tools::find("rustup").is_none() {
+        bail!(
+            "the checks need {names}, and there is no rustup to add them: install your distribution's packages of them \
+             for this very rustc, or Rust by https://rustup.rs"
+        );
+    }
+    let step = progress.begin(format_args!("rustup component add {names}"));
+    // Under rustup's cargo RUSTUP_TOOLCHAIN is set, so this is the toolchain in use.
+    if let Err(error) = tools::quietly(Command::new("rustup").args(["component", "add"]).args(&missing)) {
+        step.failed();
+        return Err(error.context(format!(
+            "{names} could not be added: check the network, or run `rustup component add {names}` by hand"
+        )));
+    }
+    let missing = missing_components();
+    if !missing.is_empty() {
+        step.failed();
+        bail!(
+            "rustup added {names}, yet this cargo finds no {}: it is not rustup's; put rustup's cargo first on PATH",
+            missing.join(" ")
+        );
+    }
+    step.done();
+    Ok(())
+}
+
+fn missing_components() -> Vec<&'static str> {
+    let missing = COMPONENTS
+        .iter()
+        .filter(|(command, _)| tools::quietly(tools::cargo().args([command, "--version"])).is_err());
+    missing.map(|(_, component)| *component).collect()
+}
+
 /// Distribution packages. Looks for the programs, not for the packages: how they came here does not matter.
 fn packages(progress: &Progress) -> Result<()> {
     let missing = missing_packages();

@@ -42,6 +42,7 @@ pub(crate) fn run(
         );
     }
     setup::run(progress)?;
+    setup::components(progress)?;
     let mut run = Run {
         workspace,
         progress,

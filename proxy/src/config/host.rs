@@ -41,7 +41,7 @@ impl Host {
 
 /// The mount point of cgroup v2 in `/proc/self/mountinfo` (proc(5)) that shows most of the host's pods.
 ///
-/// Roots are relative to our own cgroup namespace (cgroup_namespaces(7)): in a pod with one of its own, `/` is the pod's
+/// Roots are relative to our own cgroup namespace (`cgroup_namespaces(7)`): in a pod with one of its own, `/` is the pod's
 /// sub-tree, and what leads out of it, such as the host's tree that was mounted into the pod, begins with `/..`. Any
 /// other sub-tree shows only part of the pods.
 fn find_cgroup2(mountinfo: &str) -> Option<PathBuf> {

@@ -15,6 +15,8 @@ in_every_mode!(ten_thousand_changes_under_load);
 /// Each file holds this many services, so that one write is as many changes.
 const SERVICES: u8 = 10;
 const CHANGES: usize = 10_000;
+/// A load that got fewer answers during all changes has not tested them.
+const LEAST_ANSWERS: u64 = 300;
 const PODS: [&str; 6] = ["a1", "a2", "a3", "b1", "b2", "b3"];
 
 fn name(service: u8) -> String {
@@ -102,21 +104,37 @@ fn ten_thousand_changes_under_load(mode: Mode) {
             let agent = &cluster.agents[0];
             for step in 1..=CHANGES / usize::from(SERVICES) {
                 agent.apply("churn.yaml", &write(step)).unwrap();
-                if step % 50 == 0 {
-                    let service = (step / 50) as u8 % SERVICES;
-                    let answer = cluster
-                        .client()
-                        .ask(&Ask::tcp(cluster_ip(FAMILIES[step % 2], number(service))));
+                if step % 5 == 0 {
+                    let service = (step / 5) as u8 % SERVICES;
+                    let family = FAMILIES[step / 5 / usize::from(SERVICES) % 2];
                     let current: Vec<_> = chosen(step, service)
                         .map(|pod| format!("{}@{pod}", name(service)))
                         .collect();
-                    let served = answer.as_ref().is_ok_and(|answer| current.contains(&answer.served_by));
-                    findings.check(&format!("step {step}: one of {current:?}"), served, &answer);
+                    for (client, dst) in [
+                        (cluster.client(), cluster_ip(family, number(service))),
+                        (cluster.host(), cluster_ip(family, number(service))),
+                        (cluster.outside(), load_balancer(family, number(service))),
+                    ] {
+                        let [tcp, udp, _] = questions(dst);
+                        for (transport, ask) in [tcp, udp] {
+                            let answer = client.ask(&ask);
+                            let served = answer.as_ref().is_ok_and(|answer| current.contains(&answer.served_by));
+                            let what =
+                                format!("step {step}: {transport} {} → {dst}: one of {current:?}", client.name());
+                            findings.check(&what, served, &answer);
+                        }
+                    }
                 }
             }
             for (what, load) in loads {
                 let tally = load.stop();
                 findings.check(&what, tally.is_clean(), (&tally.wrong, &tally.failed));
+                let answers: u64 = tally.ok.values().sum();
+                findings.check(
+                    &format!("{what}: a load, not a trickle"),
+                    answers >= LEAST_ANSWERS,
+                    answers,
+                );
             }
             findings.none();
         },

@@ -311,7 +311,7 @@ impl Drop for Attachments {
 /// Takes our clsact filters off every interface of this network namespace. Returns how many there were.
 pub(super) fn remove_filters() -> io::Result<usize> {
     let mut removed = 0;
-    for interface in nix::net::if_::if_nameindex()?.iter() {
+    for interface in &nix::net::if_::if_nameindex()? {
         let name = interface.name().to_string_lossy();
         for (program, direction) in Role::ALL_PROGRAMS {
             // An interface without clsact, or one that goes meanwhile, has no filter of ours.

@@ -37,7 +37,7 @@ impl Sweeper {
                 match flows.sweep(now()) {
                     Ok(removed) => tracing::debug!(removed, "flows swept"),
                     Err(error) => {
-                        tracing::warn!(%error, "flows cannot be swept; the oldest go first when the table is full")
+                        tracing::warn!(%error, "flows cannot be swept; the oldest go first when the table is full");
                     }
                 }
             }
