@@ -33,6 +33,7 @@ const BIND_RETRY: Duration = Duration::from_secs(5);
 /// # Errors
 /// What keeps the agent from starting, or from going on: object, cause, remedy.
 pub(crate) fn main(args: &ProxyArgs) -> anyhow::Result<()> {
+    ::proxy::heap::keep_little();
     let config = read_config(args)?;
     let format = match (args.log_format, config.log_json) {
         (Some(format), _) => format,
@@ -110,15 +111,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (checks, checks_receiver) = watch::channel(CheckState::default());
     tokio::spawn(ServiceChecks::new(checks_receiver, health.clone(), metrics.clone()).run());
 
-    // Loading takes tens of milliseconds of system calls; the servers answer meanwhile.
+    // Loading takes hundreds of milliseconds of system calls; the source is read and the servers answer meanwhile.
     let config = Arc::new(config);
+    let events = joints::open_source(&config, &metrics).await?;
     let for_dataplane = config.clone();
     let parts = tokio::task::spawn_blocking(move || joints::open_dataplane(&for_dataplane))
         .await
         .context("loading the dataplane panicked")??;
     metrics.set_counters(parts.counters);
     status.update(|status| status.probes = parts.probes);
-    let events = joints::open_source(&config, &metrics).await?;
     tracing::info!(node = config.node_name, mode = %config.mode, source = ?config.source, "started");
 
     let settings = NodeSettings::from(&*config);

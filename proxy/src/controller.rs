@@ -11,6 +11,7 @@ pub use crate::dataplane::{Changed, SyncReport};
 
 use crate::{
     error::ApplyError,
+    heap,
     hostview::{HostFacts, Link},
     model::{Event, NodeView, ObjectName},
     plan::Plan,
@@ -128,7 +129,9 @@ pub async fn run<P: Planning, K: Kernel>(
     loop {
         // Kernel work is system calls: not on a worker that serves health checks. A panic must not look like progress.
         let stepped = tokio::task::spawn_blocking(move || {
-            core.step(input);
+            if core.step(input) {
+                heap::give_back();
+            }
             core
         });
         core = match stepped.await {

@@ -9,6 +9,7 @@ pub mod controller;
 pub mod dataplane;
 pub mod error;
 pub mod health;
+pub mod heap;
 pub mod hostview;
 pub mod http;
 pub mod metrics;

@@ -183,8 +183,10 @@ impl<P: Planning, K: Kernel> Core<P, K> {
         retries.chain([self.next_audit]).min().unwrap_or(self.next_audit)
     }
 
-    /// Takes `input` in and does what is due.
-    pub fn step(&mut self, input: Input) {
+    /// Takes `input` in and does what is due. Returns whether everything was compared with the kernel, of which little is
+    /// needed any more.
+    pub fn step(&mut self, input: Input) -> bool {
+        let was_full = self.full;
         let now = (self.clock)();
         let facts_came = input.facts.is_some();
         if let Some(facts) = input.facts {
@@ -205,6 +207,7 @@ impl<P: Planning, K: Kernel> Core<P, K> {
         }
         self.out.metrics.service_changes_pending.set(self.pending.services);
         self.out.metrics.endpoint_changes_pending.set(self.pending.endpoints);
+        was_full && !self.full
     }
 
     fn take(&mut self, batch: Vec<Event>, arrived: Instant, now: Now) {

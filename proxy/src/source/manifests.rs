@@ -132,14 +132,15 @@ fn load(dir: &Path, look: &Look, folder: &mut Folder) -> Vec<Event> {
         let state = read(&dir.join(&*name));
         (name, state)
     });
-    let mut events = folder.update(files);
+    let mut events = folder.update_sorted(files);
     events.extend(trouble);
     events
 }
 
 fn read(path: &Path) -> FileState {
     let read = || -> io::Result<FileState> {
-        if !fs::metadata(path)?.is_file() {
+        let meta = fs::metadata(path)?;
+        if !meta.is_file() {
             return Ok(FileState::Gone);
         }
         // Non-blocking, in case a pipe has taken the file's place since.
@@ -147,7 +148,8 @@ fn read(path: &Path) -> FileState {
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)?;
-        let mut bytes = Vec::new();
+        // With one byte to spare, reading finds the end without growing.
+        let mut bytes = Vec::with_capacity(meta.len().min(MAX_FILE) as usize + 1);
         file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
         Ok(if bytes.len() as u64 > MAX_FILE {
             FileState::Unreadable(format!("larger than {} MiB; split it", MAX_FILE >> 20))

@@ -73,6 +73,12 @@ impl Folder {
     pub fn update(&mut self, changes: impl IntoIterator<Item = (Arc<str>, FileState)>) -> Vec<Event> {
         let mut changes: Vec<_> = changes.into_iter().collect();
         changes.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.update_sorted(changes)
+    }
+
+    /// As [`Folder::update`], with files in the order of their names; takes one at a time, so that they need not all be
+    /// in memory.
+    pub(super) fn update_sorted(&mut self, changes: impl IntoIterator<Item = (Arc<str>, FileState)>) -> Vec<Event> {
         let mut events = Vec::new();
         let (mut added, mut changed) = (Vec::new(), Vec::new());
         for (name, state) in changes {

@@ -43,7 +43,7 @@ pub(crate) enum Path {
     PacketsStack,
     /// Rules as kube-proxy's nftables mode makes them.
     Nftables,
-    /// Rules as kube-proxy's iptables mode makes them, in the kernel's x_tables.
+    /// Rules as kube-proxy's iptables mode makes them, by the legacy tool.
     IptablesLegacy,
     /// The same, by the tool that turns them into nftables.
     IptablesNft,
@@ -128,9 +128,7 @@ pub(crate) fn topology() -> Result<Topology> {
         settings: vec![ports],
         optional: false,
     })?;
-    for actor in [&client.actor, topology.outside()] {
-        actor.ip(&format!("route add unreachable {NOWHERE}/32\n"))?;
-    }
+    client.actor.ip(&format!("route add unreachable {NOWHERE}/32\n"))?;
     Ok(topology)
 }
 
@@ -232,17 +230,12 @@ impl<'t> Lane<'t> {
         Ok((seen, per_second))
     }
 
-    /// Times `connect` to `dst` from inside or outside of the cgroup whose sockets are translated.
+    /// Times `connect` from the client to `dst`, which must have no route in the end.
     ///
     /// # Errors
     /// If a call ends in another way than for want of a route.
-    pub(crate) fn time_connect(&self, dst: SocketAddr, inside: bool, time: Duration, cpu: usize) -> Result<Measured> {
-        let actor = if inside {
-            &self.topology.pod("client").actor
-        } else {
-            self.topology.outside()
-        };
-        let seen = loop_on(actor, Work::ConnectCalls, dst, time, cpu)?;
+    pub(crate) fn time_connect(&self, dst: SocketAddr, time: Duration, cpu: usize) -> Result<Measured> {
+        let seen = loop_on(&self.topology.pod("client").actor, Work::ConnectCalls, dst, time, cpu)?;
         if let Some(error) = &seen.error {
             bail!("connect to {dst}: {error}");
         }

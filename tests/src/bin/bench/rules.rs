@@ -156,13 +156,9 @@ mod tests {
     fn every_service_is_reached_by_one_lookup() {
         let services: Vec<Service> = (0..3).map(|n| Service::numbered(n, 2)).collect();
         let text = nftables(&services);
-        for n in 0..3 {
-            let vip = services[n].vip;
-            assert_eq!(
-                text.matches(&format!("{vip} . tcp . 80 : goto service-{n}-tcp"))
-                    .count(),
-                1
-            );
+        for (n, Service { vip, .. }) in services.iter().enumerate() {
+            let element = format!("{vip} . tcp . 80 : goto service-{n}-tcp");
+            assert_eq!(text.matches(&element).count(), 1);
         }
         assert_eq!(text.matches("numgen random mod 2 vmap").count(), 3);
         assert_eq!(text.matches(" chain endpoint-").count(), 6);

@@ -192,7 +192,7 @@ pub(crate) fn run(options: &Options, output: Output) -> Result<bool> {
             for (work, into) in WORKS.iter().zip(&mut figures[at]) {
                 into.push(figure(lane, *work, time, cpu, &mut faults));
             }
-            if let Err(error) = time_hook(lane, time / 3, cpu, &mut hook[at]) {
+            if let Err(error) = time_hook(&lanes[0], lane, time / 3, cpu, &mut hook[at]) {
                 faults.push(format!("{}: {error:#}", lane.path.name()));
             }
         }
@@ -264,13 +264,20 @@ fn figure(lane: &Lane<'_>, work: Work, time: Duration, cpu: usize, faults: &mut 
     }
 }
 
-const HOOK_PLACES: [&str; 3] = ["outside of the cgroup", "hook, no service", "hook, VIP to backend"];
+const HOOK_PLACES: [&str; 3] = ["no program", "program, no service", "program, VIP to backend"];
 
-fn time_hook(lane: &Lane<'_>, time: Duration, cpu: usize, into: &mut [Vec<(f64, f64)>; 3]) -> Result<()> {
+/// `plain` is a lane without programs, with the same client and routes.
+fn time_hook(
+    plain: &Lane<'_>,
+    lane: &Lane<'_>,
+    time: Duration,
+    cpu: usize,
+    into: &mut [Vec<(f64, f64)>; 3],
+) -> Result<()> {
     let Some(vip) = lane.hook else { return Ok(()) };
     let nowhere = SocketAddr::new(NOWHERE.into(), PORT);
-    for ((dst, inside), into) in [(nowhere, false), (nowhere, true), (vip, true)].into_iter().zip(into) {
-        let seen = lane.time_connect(dst, inside, time, cpu)?;
+    for ((lane, dst), into) in [(plain, nowhere), (lane, nowhere), (lane, vip)].into_iter().zip(into) {
+        let seen = lane.time_connect(dst, time, cpu)?;
         if seen.count == 0 {
             bail!("no connect ended within {time:?}");
         }
@@ -472,6 +479,9 @@ impl Report {
             .filter_map(|(work, cell)| Some(format!("{work} {:.1} %", cell.variation? * 100.0)))
             .collect();
         let each = each.join(", ");
+        if self.rounds < 2 {
+            return "one round cannot tell how noisy this machine is".to_string();
+        }
         if self.noisy {
             format!("noisy: use ratios only; direct routing varied between rounds by {each}")
         } else {
