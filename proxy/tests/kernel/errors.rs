@@ -12,10 +12,10 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The errors that matter, quoting as little as they may and more.
 fn errors(world: World) -> Vec<IcmpError> {
-    let (kinds, least): (&[([u8; 2], [u8; 4])], usize) = match world.family {
+    let (kinds, least) = match world.family {
         // Port unreachable, fragmentation needed, time exceeded, parameter problem (RFC 792, RFC 1191).
         Family::V4 => (
-            &[
+            [
                 ([3, 3], [0; 4]),
                 ([3, 4], [0, 0, 0x05, 0x14]),
                 ([11, 0], [0; 4]),
@@ -25,7 +25,7 @@ fn errors(world: World) -> Vec<IcmpError> {
         ),
         // Port unreachable, packet too big, time exceeded, parameter problem (RFC 4443).
         Family::V6 => (
-            &[
+            [
                 ([1, 4], [0; 4]),
                 ([2, 0], [0, 0, 0x05, 0x14]),
                 ([3, 0], [0; 4]),
@@ -34,13 +34,9 @@ fn errors(world: World) -> Vec<IcmpError> {
             48,
         ),
     };
-    let errors = kinds.iter().flat_map(|(kind, rest)| {
-        [least, least + 13, 500].map(|quotes| IcmpError {
-            kind: *kind,
-            rest: *rest,
-            quotes,
-        })
-    });
+    let errors = kinds
+        .into_iter()
+        .flat_map(|(kind, rest)| [least, least + 13, 500].map(|quotes| IcmpError { kind, rest, quotes }));
     errors.collect()
 }
 

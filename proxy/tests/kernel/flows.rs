@@ -7,7 +7,11 @@ use crate::{
     trip::Trip,
     world::{ORIGINS, TARGET_PORT, World},
 };
-use proxy::{model::Protocol, plan::trace::Origin, testing};
+use proxy::{
+    model::Protocol,
+    plan::trace::{self, Origin},
+    testing,
+};
 use proxy_common::{
     abi::{flow_flags, way},
     verdict::Verdict,
@@ -65,6 +69,15 @@ fn the_node_is_its_own_backend() {
             world.serve(&mut rig, &[backend]);
             for (origin, port) in ORIGINS.into_iter().zip(26_000..) {
                 let trip = open(&mut rig, world, origin, port, &[backend]);
+                let asked = trace::Packet {
+                    source: trip.first.source,
+                    destination: trip.first.destination,
+                    protocol: world.protocol,
+                    origin,
+                };
+                let meant = trace::trace(&rig.plan, &rig.view, &asked, &trace::State::default());
+                let targets = world.targets(&rig, origin, asked.source, &[backend]);
+                assert_eq!(meant, trace::Verdict::Forward(targets));
                 trip.again(&mut rig).unwrap();
                 let answer = trip.first.between(trip.source, trip.target).reply();
                 // A socket of this node answers: towards a pod, over the network, or over `lo`.
@@ -155,7 +168,7 @@ fn tcp_stays_with_its_backend_until_a_syn() {
                 let left: Vec<_> = both.into_iter().filter(|addr| *addr != trip.target.ip()).collect();
                 world.serve(&mut rig, &left);
                 let (from, to) = (trip.first.source, trip.first.destination);
-                for flags in [ACK, ACK | FIN, SYN | ACK, RST] {
+                for flags in [ACK, SYN | ACK] {
                     trip.forward(&mut rig, &Packet::tcp(from, to, flags, b"more")).unwrap();
                 }
                 trip.answered(&mut rig).unwrap();
@@ -194,7 +207,7 @@ fn ports_are_reused() {
         if world.protocol != Protocol::Tcp {
             return Ok(());
         }
-        let target = proxy::plan::trace::Target {
+        let target = trace::Target {
             addr: trip.target,
             masquerade: trip.masqueraded,
         };

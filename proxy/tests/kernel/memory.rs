@@ -130,12 +130,12 @@ impl Rig {
     /// Everything that the programs remember of clients: address, set, and what they stick to.
     pub(crate) fn stuck(&mut self) -> Vec<(IpAddr, u32, Affinity)> {
         let mut stuck = Vec::new();
-        for entry in map::<AFFINITY_KEY_V4, AFFINITY>(self, "AFFINITY_V4").iter() {
+        for entry in &map::<AFFINITY_KEY_V4, AFFINITY>(self, "AFFINITY_V4") {
             let (key, value) = entry.unwrap();
             let key = AffinityKeyV4::from_bytes(&key).unwrap();
             stuck.push((key.client.into(), key.set, Affinity::from_bytes(&value).unwrap()));
         }
-        for entry in map::<AFFINITY_KEY_V6, AFFINITY>(self, "AFFINITY_V6").iter() {
+        for entry in &map::<AFFINITY_KEY_V6, AFFINITY>(self, "AFFINITY_V6") {
             let (key, value) = entry.unwrap();
             let key = AffinityKeyV6::from_bytes(&key).unwrap();
             stuck.push((key.client.into(), key.set, Affinity::from_bytes(&value).unwrap()));

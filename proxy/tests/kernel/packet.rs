@@ -143,7 +143,7 @@ impl Packet {
         Self::new(source, destination, body)
     }
 
-    /// An ICMP or ICMPv6 error.
+    /// An ICMP error.
     pub(crate) fn error(from: IpAddr, to: IpAddr, [kind, code]: [u8; 2], rest: [u8; 4], quote: &[u8]) -> Self {
         let body = Body::Icmp {
             kind,

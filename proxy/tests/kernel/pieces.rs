@@ -12,8 +12,12 @@ use std::net::IpAddr;
 
 /// A question of 3000 bytes.
 fn question(world: World, origin: Origin, port: u16) -> Packet {
+    question_of(3_000, world, origin, port)
+}
+
+fn question_of(length: u32, world: World, origin: Origin, port: u16) -> Packet {
     let (from, to) = (world.client(origin, port), world.vip());
-    let data: Vec<u8> = (0..3_000u32).map(|n| (n * 7) as u8).collect();
+    let data: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
     match world.protocol {
         Protocol::Tcp => Packet::tcp(from, to, SYN, &data),
         _ => Packet::udp(from, to, &data),
@@ -120,7 +124,7 @@ fn tiny_pieces_pass() {
 #[test]
 fn atomic_fragments_are_whole() {
     every_datagram("atomic_fragments_are_whole", |rig, world, origin, backend, port| {
-        let question = question(world, origin, port).cut(5, 0, usize::MAX);
+        let question = question_of(900, world, origin, port).cut(5, 0, usize::MAX);
         let targets = world.targets(rig, origin, question.source, &[backend]);
         let trip = Trip::open(rig, origin, &question, &targets)?;
         trip.again(rig)?;

@@ -116,17 +116,25 @@ fn skip(name: &str, reason: &str) {
     }
 }
 
-/// Room for every flow of a test.
+/// Room for some flows.
 pub(crate) fn sizes() -> Sizes {
     Sizes {
         frontends: 1024,
         backends: 1024,
         slots: 4096,
-        flows: 131_072,
+        flows: 16_384,
         affinities: 4096,
         source_ranges: 1024,
         sockets: 64,
         fragments: 4096,
+    }
+}
+
+/// Room for all flows of the packet table.
+pub(crate) fn large() -> Sizes {
+    Sizes {
+        flows: 131_072,
+        ..sizes()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     answer::rejection,
     memory::now_s,
     packet::{Body, Packet, SCTP, SYN},
-    rig::{NEXT, Outcome, Rig, SHOT, in_namespace, on_node, same, sizes},
+    rig::{NEXT, Outcome, Rig, SHOT, in_namespace, large, same},
     trip::Trip,
 };
 use proxy::{
@@ -209,12 +209,12 @@ fn check(rig: &mut Rig, case: &Case, port: u16) -> Result<(), String> {
 
 /// Two nodes, as `masqueradeAll` is decided when the programs are loaded.
 fn nodes() -> [Rig; 2] {
-    let plain = Rig::open(testing::node(), sizes());
+    let plain = Rig::open(testing::node(), large());
     let masquerading = proxy::model::NodeView {
         masquerade_all: true,
         ..testing::node()
     };
-    [plain, Rig::load(masquerading, sizes())]
+    [plain, Rig::load(masquerading, large())]
 }
 
 /// No case meets the flows of another.
@@ -283,7 +283,8 @@ fn random_worlds() {
 /// Chi-squared over ten equal backends, 20 000 flows, 9 degrees of freedom, p = 0.001. The seed is fixed.
 #[test]
 fn flows_spread_evenly() {
-    on_node("flows_spread_evenly", |mut rig| {
+    in_namespace("flows_spread_evenly", || {
+        let mut rig = Rig::open(testing::node(), large());
         let service = testing::service("web")
             .cluster_ip("10.96.0.10")
             .cluster_ip("fd00:10:96::10");
