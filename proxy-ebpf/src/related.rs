@@ -76,11 +76,7 @@ fn try_translate<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, node: &Nod
     let masqueraded = flow.flags & flags::MASQUERADED != 0;
     let must = masqueraded || (!reply && !hook.ingress());
     if reply && hook.ingress() && !masqueraded && flow.flags & flags::FROM_HOST != 0 {
-        return if flow.flags & flags::NODE_ADDRESS != 0 {
-            route::to_self(skb, node)
-        } else {
-            Ok(route::NEXT)
-        };
+        return route::to_self(skb, node);
     }
     if !must && !(direct && hook.ingress()) {
         return Ok(route::NEXT);
