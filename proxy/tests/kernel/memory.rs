@@ -2,9 +2,7 @@
 
 use crate::rig::Rig;
 use aya::maps::HashMap;
-use proxy_common::abi::{
-    Affinity, AffinityKeyV4, AffinityKeyV6, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Plain, TICK_SHIFT,
-};
+use proxy_common::abi::{Affinity, AffinityKeyV4, AffinityKeyV6, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Plain};
 use std::net::{IpAddr, SocketAddr};
 
 const AFFINITY: usize = size_of::<Affinity>();
@@ -21,11 +19,6 @@ pub(crate) struct Remembered {
     pub(crate) flags: u32,
     pub(crate) ifindex: u32,
     pub(crate) way: u16,
-}
-
-/// Seconds as ticks of the programs' clock.
-fn ticks(seconds: u32) -> u32 {
-    ((u64::from(seconds) * 1_000_000_000) >> TICK_SHIFT) as u32 + 1
 }
 
 /// Seconds of the clock that the programs read.
@@ -96,10 +89,10 @@ impl Rig {
         with_flow!(self, (protocol, source, destination), |_: &mut u32| true)
     }
 
-    /// Makes an entry look as if its last packet came `seconds` earlier.
-    pub(crate) fn age_flow(&mut self, protocol: u8, source: SocketAddr, destination: SocketAddr, seconds: u32) {
+    /// Makes an entry look as if its last packet came this many ticks earlier.
+    pub(crate) fn age_flow(&mut self, protocol: u8, source: SocketAddr, destination: SocketAddr, ticks: u32) {
         let age = |seen: &mut u32| {
-            *seen = seen.wrapping_sub(ticks(seconds));
+            *seen = seen.wrapping_sub(ticks);
             true
         };
         with_flow!(self, (protocol, source, destination), age).expect("no such flow");

@@ -40,6 +40,9 @@ pub(crate) const SNAT_V4: [u8; 4] = [192, 168, 0, 1];
 pub(crate) const SNAT_V6: [u8; 16] = [0xfd, 0, 0x01, 0x92, 0x01, 0x68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 pub(crate) const SNAT_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
+/// The hardware address of every neighbour.
+pub(crate) const MAC: &str = "02:00:00:00:00:99";
+
 /// A place where a packet meets a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
@@ -56,6 +59,16 @@ pub(crate) enum At {
     /// Egress of `lo`.
     Loopback,
 }
+
+/// Every place.
+pub(crate) const HOOKS: [At; 6] = [
+    At::FromPod,
+    At::ToPod,
+    At::FromNet,
+    At::ToNet,
+    At::OutOfNode,
+    At::Loopback,
+];
 
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +188,7 @@ fn wire() {
                 (format!("fd00:192:168::{n:x}"), "net0"),
             ]
         })
-        .map(|(addr, link)| format!("neigh replace {addr} lladdr 02:00:00:00:00:99 dev {link} nud permanent\n"))
+        .map(|(addr, link)| format!("neigh replace {addr} lladdr {MAC} dev {link} nud permanent\n"))
         .collect();
     ip(&format!("{batch}\n{neighbours}"));
 }
@@ -348,6 +361,16 @@ impl Rig {
             frame,
         };
         same(&want, &got).map_err(|error| format!("not left alone at {at:?}: {error}"))
+    }
+
+    /// Runs a client's packet that finds no port to be masqueraded with.
+    pub(crate) fn refuses(&mut self, packet: &Packet) {
+        let got = self.run(At::FromNet, &packet.encode());
+        assert_eq!(
+            (got.verdict, got.action),
+            (Verdict::DropSnatPortsExhausted, SHOT),
+            "{packet:?}"
+        );
     }
 
     /// Where the namespace's routes lead.

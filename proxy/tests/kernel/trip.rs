@@ -1,6 +1,7 @@
 //! One flow through the node: its first packet, later ones, and the reply, at every hook that they pass.
 
 use crate::{
+    memory::Remembered,
     packet::{ACK, Body, Packet, SYN, requote, tuple},
     rig::{At, NEXT, Outcome, REDIRECT, Rig, SNAT_PORTS, SNAT_V4, SNAT_V6, Way, same},
 };
@@ -166,6 +167,14 @@ impl Trip {
         same(&self.forwarded(rig, packet, Verdict::Forward), &got)
     }
 
+    /// Both entries of the flow: the client's, the backend's.
+    pub(crate) fn entries(&self, rig: &mut Rig) -> Result<[Remembered; 2], String> {
+        let number = self.first.protocol();
+        let forward = rig.flow(number, self.first.source, self.first.destination);
+        let reply = rig.flow(number, self.target, self.source);
+        Ok([forward.ok_or("no forward entry")?, reply.ok_or("no reply entry")?])
+    }
+
     /// The same packet again; for TCP, the acknowledgement that follows it too.
     pub(crate) fn again(&self, rig: &mut Rig) -> Result<(), String> {
         self.forward(rig, &self.first)
@@ -217,14 +226,15 @@ impl Trip {
         if at == At::Loopback {
             UNSENT
         } else if self.origin == Origin::Host && !self.masqueraded {
-            // From one of the node's own addresses only `lo` takes a packet.
+            // Whatever the frontend's address: `lo` takes it.
             Sent {
-                action: if self.to_node { REDIRECT } else { NEXT },
+                action: REDIRECT,
                 hops: 0,
-                to_self: self.to_node,
+                to_self: true,
             }
         } else {
-            sent(rig, at, self.first.source.ip(), false)
+            // The stack would not take what comes from the node's own address.
+            sent(rig, at, self.first.source.ip(), self.masqueraded || self.to_node)
         }
     }
 
