@@ -355,7 +355,7 @@ pub mod backend_flags {
 pub mod flow_flags {
     /// Entry keyed by the backend's reply (else by the client's packet).
     pub const REPLY: u32 = 1;
-    /// FIN or RST seen in this direction.
+    /// FIN or RST seen in either direction; both entries have it.
     pub const CLOSED: u32 = 1 << 1;
     /// The source was masqueraded.
     pub const MASQUERADED: u32 = 1 << 2;
@@ -369,7 +369,7 @@ pub mod flow_flags {
     pub const NODE_ADDRESS: u32 = 1 << 6;
     /// Chosen from a Local set.
     pub const LOCAL_SET: u32 = 1 << 7;
-    /// The client has sent more than its first packet: not a stray or spoofed SYN.
+    /// The client has sent more than its first packet: not a stray or spoofed SYN. Both entries have it.
     pub const CONFIRMED: u32 = 1 << 8;
 }
 

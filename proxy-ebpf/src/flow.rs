@@ -364,6 +364,9 @@ fn reserve<F: Family>(tuple: &FlowKey<F::Addr>, node: &Node, draft: &mut Draft<F
             & (taken.sport == tuple.dport);
         let idle = now.wrapping_sub(taken.seen) >= idle::limit(tuple.protocol, taken.flags);
         if ours | idle {
+            if !ours {
+                forget_client::<F>(taken, &key);
+            }
             return match F::flows().insert(&key, &*reply, ANY) {
                 Ok(()) => u16::from_ne_bytes(key.dport) as u32,
                 Err(_) => TABLE_FULL,
@@ -371,6 +374,23 @@ fn reserve<F: Family>(tuple: &FlowKey<F::Addr>, node: &Node, draft: &mut Draft<F
         }
     }
     EXHAUSTED
+}
+
+/// Removes the client's entry of a flow whose reply tuple `key` goes to another: that client's next packet must not
+/// carry it any more, but open a flow of its own.
+#[inline(never)]
+fn forget_client<F: Family>(taken: &Flow<F::Addr>, key: &FlowKey<F::Addr>) {
+    let (taken, key) = (opaque(taken), opaque(key));
+    let client = other::<F>(taken, key.protocol);
+    // SAFETY: an LRU entry may be reused under us; only an entry that leads to `key` is removed.
+    let Some(forward) = (unsafe { F::flows().get(&client) }) else {
+        return;
+    };
+    // The client may have opened the flow anew since, under another tuple.
+    if (forward.src == key.dst) & (forward.dst == key.src) & (forward.sport == key.dport) & (forward.dport == key.sport)
+    {
+        let _ = F::flows().remove(&client);
+    }
 }
 
 /// The key of the entry for the other direction.

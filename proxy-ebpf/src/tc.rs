@@ -274,7 +274,7 @@ fn restore<F: Family>(parsed: &Parsed<F>, entry: &Flow<F::Addr>, key: &FlowKey<F
     other.dst = tuple.src;
     other.sport = tuple.dport;
     other.dport = tuple.sport;
-    other.flags = (entry.flags ^ flags::REPLY) & !flags::CLOSED;
+    other.flags = entry.flags ^ flags::REPLY;
     other.routed = 0;
     // Failing is no worse than before; the next second tries again.
     let _ = F::flows().insert(key, &*other, 1);

@@ -3,7 +3,7 @@
 use crate::{
     answer::rejection,
     packet::{ACK, Body, FIN, Packet, RST, SYN, tuple},
-    rig::{At, NEXT, Outcome, REDIRECT, Rig, SHOT, Way, in_namespace, ip, on_node, same, sizes},
+    rig::{At, MAC, NEXT, Outcome, REDIRECT, Rig, SHOT, Way, in_namespace, ip, on_node, same, sizes},
     trip::Trip,
     world::{ORIGINS, TARGET_PORT, World},
 };
@@ -13,7 +13,7 @@ use proxy::{
     testing,
 };
 use proxy_common::{
-    abi::{flow_flags, way},
+    abi::{flow_flags, idle, way},
     verdict::Verdict,
 };
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +28,7 @@ fn open(rig: &mut Rig, world: World, origin: Origin, port: u16, endpoints: &[IpA
 
 /// Every origin in either family, TCP and UDP, backends here and elsewhere, forwarded up the stack and directly; an
 /// answer that comes from there.
-fn every_flow(name: &str, mut check: impl FnMut(&mut Rig, World, Trip) -> Result<(), String> + Send) {
+pub(crate) fn every_flow(name: &str, mut check: impl FnMut(&mut Rig, World, Trip) -> Result<(), String> + Send) {
     on_node(name, |mut rig| {
         let mut port = 25_000;
         for direct in [false, true] {
@@ -236,10 +236,6 @@ fn the_middle_of_a_connection_opens_a_flow() {
         for world in World::of(Protocol::Tcp) {
             let backend = world.here(1);
             world.serve(&mut rig, &[backend]);
-            let client = world.client(Origin::Pod, 25_999);
-            // An answer opens nothing.
-            let answer = Packet::tcp(client, world.vip(), SYN | ACK, b"");
-            rig.passes(At::FromPod, &answer, &[Verdict::NotService]).unwrap();
             for (flags, port) in [ACK, FIN | ACK, RST, 0].into_iter().zip(25_000..) {
                 let client = world.client(Origin::Pod, port);
                 let targets = world.targets(&rig, Origin::Pod, client, &[backend]);
@@ -258,22 +254,22 @@ fn half_a_flow_heals() {
         let forward = (trip.first.source, trip.first.destination);
         let reply = (trip.target, trip.source);
         trip.again(rig)?;
-        let before = rig.flow(number, reply.0, reply.1).ok_or("no reply entry")?;
+        let [_, before] = trip.entries(rig)?;
         rig.forget_flow(number, reply.0, reply.1);
-        rig.age_flow(number, forward.0, forward.1, 2);
+        rig.age_flow(number, forward.0, forward.1, 2 * idle::SECOND);
         // An acknowledgement: a repeated SYN would open the connection anew.
         let more = match trip.first.body {
             Body::Tcp { .. } => Packet::tcp(forward.0, forward.1, ACK, b"more"),
             _ => trip.first.clone(),
         };
         trip.forward(rig, &more)?;
-        let after = rig.flow(number, reply.0, reply.1).ok_or("not restored")?;
+        let [_, after] = trip.entries(rig)?;
         if before.flags != after.flags {
             return Err(format!("{before:?} became {after:?}"));
         }
         trip.answered(rig)?;
         rig.forget_flow(number, forward.0, forward.1);
-        rig.age_flow(number, reply.0, reply.1, 2);
+        rig.age_flow(number, reply.0, reply.1, 2 * idle::SECOND);
         trip.answered(rig)?;
         trip.forward(rig, &more)
     });
@@ -311,74 +307,6 @@ fn one_client_port_many_frontends() {
                     }
                 }
             }
-        }
-    });
-}
-
-/// One masquerade port: one client at a time, until its flow has ended or been idle for long enough.
-#[test]
-fn masquerade_ports_run_out() {
-    on_node("masquerade_ports_run_out", |mut rig| {
-        rig.change_node(|node| (node.snat_port_first, node.snat_port_last) = (40_000, 40_000));
-        for world in World::all() {
-            let backend = world.there(2);
-            world.serve(&mut rig, &[backend]);
-            let (one, two) = (
-                world.client(Origin::Outside, 1_111),
-                world.client(Origin::Outside, 2_222),
-            );
-            let targets = world.targets(&rig, Origin::Outside, one, &[backend]);
-            let open =
-                |rig: &mut Rig, client| Trip::open(rig, Origin::Outside, &world.first(client, world.vip()), &targets);
-            let refused = |rig: &mut Rig, client| {
-                let got = rig.run(At::FromNet, &world.first(client, world.vip()).encode());
-                assert_eq!(
-                    (got.verdict, got.action),
-                    (Verdict::DropSnatPortsExhausted, SHOT),
-                    "{world:?}"
-                );
-            };
-            let first = open(&mut rig, one).unwrap();
-            assert_eq!(first.source.port(), 40_000);
-            refused(&mut rig, two);
-            // The first client goes on undisturbed.
-            first.again(&mut rig).unwrap();
-            first.answered(&mut rig).unwrap();
-            let number = world.protocol.number();
-            let idle = if world.protocol == Protocol::Tcp { 86_400 } else { 180 };
-            rig.age_flow(number, first.target, first.source, idle - 90);
-            refused(&mut rig, two);
-            // The programs count a second as a whole number of ticks, a little short.
-            rig.age_flow(number, first.target, first.source, 100);
-            let second = open(&mut rig, two).unwrap();
-            assert_eq!(second.source.port(), 40_000);
-            second.answered(&mut rig).unwrap();
-            if world.protocol == Protocol::Tcp {
-                second
-                    .answered_with(&mut rig, &Packet::tcp(second.target, second.source, RST, b""))
-                    .unwrap();
-                refused(&mut rig, one);
-                rig.age_flow(number, second.target, second.source, 11);
-                rig.forget_flow(number, one, world.vip());
-                open(&mut rig, one).unwrap();
-            }
-        }
-    });
-}
-
-/// A connection that its client never went on with holds its port for a minute, not for a day.
-#[test]
-fn a_stray_syn_holds_no_port() {
-    on_node("a_stray_syn_holds_no_port", |mut rig| {
-        rig.change_node(|node| (node.snat_port_first, node.snat_port_last) = (40_000, 40_000));
-        for world in World::of(Protocol::Tcp) {
-            world.serve(&mut rig, &[world.there(2)]);
-            let open = |rig: &mut Rig, port| open(rig, world, Origin::Outside, port, &[world.there(2)]);
-            let stray = open(&mut rig, 1_111);
-            // The backend's answers are no word of the client.
-            stray.answered(&mut rig).unwrap();
-            rig.age_flow(stray.first.protocol(), stray.target, stray.source, 70);
-            open(&mut rig, 2_222).answered(&mut rig).unwrap();
         }
     });
 }
@@ -428,33 +356,6 @@ fn no_masquerade_address() {
             let trip = open(&mut rig, world, Origin::Pod, 25_000, &[world.there(2)]);
             trip.answered(&mut rig).unwrap();
         }
-    });
-}
-
-/// A client's address that moved: what is in the middle of a flow is nobody's at the other side of the node, what opens
-/// one takes it over.
-#[test]
-fn a_flow_belongs_where_it_began() {
-    every_flow("a_flow_belongs_where_it_began", |rig, world, trip| {
-        let (from, to) = (trip.first.source, trip.first.destination);
-        let own = rig.entry(trip.origin, to.ip());
-        for at in [At::ToPod, At::ToNet] {
-            rig.passes(at, &trip.first, &[Verdict::NotService])?;
-        }
-        for at in [At::FromPod, At::FromNet, At::OutOfNode] {
-            if at != own && world.protocol == Protocol::Tcp {
-                rig.passes(at, &Packet::tcp(from, to, ACK, b"more"), &[Verdict::NotService])?;
-            }
-        }
-        trip.again(rig)?;
-        let there = if own == At::FromNet { At::FromPod } else { At::FromNet };
-        for at in [there, own] {
-            let got = rig.run(at, &trip.first.encode());
-            if (got.verdict, tuple(&got.frame).1) != (Verdict::NewFlow, trip.target) {
-                return Err(format!("at {at:?}: {got:?}"));
-            }
-        }
-        Ok(())
     });
 }
 
@@ -508,6 +409,43 @@ fn direct_ways() {
                     assert_eq!(flow.flags & flow_flags::MASQUERADED, 0);
                     trip.answered(&mut rig).unwrap();
                 }
+            }
+        }
+    });
+}
+
+/// Direct forwarding leaves it to the stack to find a neighbour, unless the stack would not take the packet.
+#[test]
+fn unknown_neighbours() {
+    on_node("unknown_neighbours", |mut rig| {
+        rig.set_direct(true);
+        let gateways = ["192.168.0.254", "fd00:192:168::fe"];
+        for (origin, port) in [Origin::Pod, Origin::Outside].into_iter().zip(25_000..) {
+            for world in World::all() {
+                let backend = world.there(2);
+                world.serve(&mut rig, &[backend]);
+                ip(&gateways.map(|addr| format!("neigh del {addr} dev net0\n")).concat());
+                let first = world.first(world.client(origin, port), world.vip());
+                let at = rig.entry(origin, world.vip().ip());
+                let got = rig.run(at, &first.encode());
+                let translated = first.between(tuple(&got.frame).0, SocketAddr::new(backend, TARGET_PORT));
+                let must = origin == Origin::Outside;
+                let want = Outcome {
+                    action: if must { REDIRECT } else { NEXT },
+                    verdict: Verdict::NewFlow,
+                    frame: translated.hopped(u8::from(must)).encode(),
+                };
+                same(&want, &got).unwrap_or_else(|error| panic!("{world:?} {origin:?}: {error}"));
+                // The very next packet after it is found goes directly.
+                let found = gateways.map(|addr| format!("neigh replace {addr} lladdr {MAC} dev net0 nud permanent\n"));
+                ip(&found.concat());
+                let want = Outcome {
+                    action: REDIRECT,
+                    verdict: Verdict::Forward,
+                    frame: translated.hopped(1).encode(),
+                };
+                same(&want, &rig.run(at, &first.encode()))
+                    .unwrap_or_else(|error| panic!("{world:?} {origin:?}: {error}"));
             }
         }
     });

@@ -10,6 +10,7 @@ mod odd;
 mod packet;
 mod pieces;
 mod rig;
+mod state;
 mod table;
 mod trip;
 mod world;

@@ -3,7 +3,7 @@
 use crate::{
     answer::rejection,
     packet::{ACK, Body, FIN, Packet, RST, SYN, TCP, UDP, tuple},
-    rig::{At, NEXT, REDIRECT, Rig, SHOT, on_node, same},
+    rig::{At, HOOKS, NEXT, REDIRECT, Rig, SHOT, on_node, same},
     trip::Trip,
     world::{ORIGINS, World},
 };
@@ -12,15 +12,6 @@ use proxy::{
     plan::trace::Origin,
 };
 use proxy_common::verdict::Verdict;
-
-const HOOKS: [At; 6] = [
-    At::FromPod,
-    At::ToPod,
-    At::FromNet,
-    At::ToNet,
-    At::OutOfNode,
-    At::Loopback,
-];
 
 /// What stands between the IP header and ours: IPv4 options, or IPv6 extension headers (hop-by-hop, routing of a
 /// spent kind, destination options), alone and together.
@@ -279,6 +270,9 @@ fn resets() {
                     let got = rig.run(at, &Packet::tcp(client, world.vip(), flags, b"").encode());
                     assert_eq!((got.verdict, got.action), (Verdict::RejectNoEndpoints, SHOT));
                 }
+                // An answer is for whoever asked.
+                let answer = Packet::tcp(client, world.vip(), SYN | ACK, b"");
+                rig.passes(at, &answer, &[Verdict::NotService]).unwrap();
             }
         }
     });

@@ -30,6 +30,8 @@ pub(crate) struct Packet {
     pub(crate) hops: u8,
     /// IPv4 identification.
     pub(crate) id: u16,
+    /// IPv4 without "don't fragment"; a [`Packet::piece`] never has it.
+    pub(crate) may_fragment: bool,
     /// IPv4 options, a multiple of 4 bytes.
     pub(crate) options: Vec<u8>,
     /// IPv6 extension headers, each with its number; their first byte is set by [`Packet::encode`].
@@ -109,6 +111,7 @@ impl Packet {
             destination,
             hops: 64,
             id: 0x1234,
+            may_fragment: false,
             options: Vec::new(),
             extensions: Vec::new(),
             piece: None,
@@ -294,7 +297,7 @@ impl Packet {
             bytes.extend(((header + transport.len()) as u16).to_be_bytes());
             let (id, field) = match piece {
                 Some((id, offset, more)) => (id as u16, offset | if more { 0x2000 } else { 0 }),
-                None => (self.id, 0x4000),
+                None => (self.id, if self.may_fragment { 0 } else { 0x4000 }),
             };
             bytes.extend(id.to_be_bytes());
             bytes.extend(field.to_be_bytes());

@@ -7,8 +7,8 @@
 //! Nothing is attached: `BPF_PROG_TEST_RUN` runs a program on a packet as if it were at a hook, with the real maps and
 //! the namespace's real routes.
 
-use crate::{memory, packet::Packet};
-use aya::{maps::Map, programs::TestRunOptions};
+use crate::packet::Packet;
+use aya::programs::TestRunOptions;
 use nix::sched::{CloneFlags, unshare};
 use proxy::{
     dataplane::{
@@ -24,7 +24,6 @@ use proxy_common::{
     verdict::Verdict,
 };
 use std::{
-    collections::BTreeMap,
     fs,
     io::Write as _,
     net::IpAddr,
@@ -40,6 +39,9 @@ pub(crate) const REDIRECT: i32 = 7;
 pub(crate) const SNAT_V4: [u8; 4] = [192, 168, 0, 1];
 pub(crate) const SNAT_V6: [u8; 16] = [0xfd, 0, 0x01, 0x92, 0x01, 0x68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 pub(crate) const SNAT_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+
+/// The hardware address of every neighbour.
+pub(crate) const MAC: &str = "02:00:00:00:00:99";
 
 /// A place where a packet meets a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,16 @@ pub(crate) enum At {
     /// Egress of `lo`.
     Loopback,
 }
+
+/// Every place.
+pub(crate) const HOOKS: [At; 6] = [
+    At::FromPod,
+    At::ToPod,
+    At::FromNet,
+    At::ToNet,
+    At::OutOfNode,
+    At::Loopback,
+];
 
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +93,6 @@ pub(crate) struct Rig {
     pub(crate) plan: Plan,
     node: Node,
     counted: Vec<(Verdict, u64)>,
-    /// What the programs remember, by map.
-    pub(crate) memory: BTreeMap<String, Map>,
     pub(crate) pod: u32,
     pub(crate) net: u32,
 }
@@ -95,8 +105,8 @@ pub(crate) fn on_node(name: &str, test: impl FnOnce(Rig) + Send) {
 
 /// As [`on_node`], without loading anything.
 pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
-    if testing::skip_without_kernel(name) {
-        return;
+    if std::env::var_os("FAIRLEAD_NO_KERNEL").is_some_and(|value| value == "1") {
+        return skip(name, "FAIRLEAD_NO_KERNEL=1");
     }
     let result = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -107,6 +117,15 @@ pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
     });
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Skips are loud, and counted by `cargo xtask test`.
+fn skip(name: &str, reason: &str) {
+    eprintln!("SKIPPED {name}: {reason}");
+    if let Some(file) = std::env::var_os("FAIRLEAD_SKIPS") {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{name}: {reason}").unwrap();
     }
 }
 
@@ -169,7 +188,7 @@ fn wire() {
                 (format!("fd00:192:168::{n:x}"), "net0"),
             ]
         })
-        .map(|(addr, link)| format!("neigh replace {addr} lladdr 02:00:00:00:00:99 dev {link} nud permanent\n"))
+        .map(|(addr, link)| format!("neigh replace {addr} lladdr {MAC} dev {link} nud permanent\n"))
         .collect();
     ip(&format!("{batch}\n{neighbours}"));
 }
@@ -204,7 +223,7 @@ impl Rig {
             lo_ifindex: index("lo"),
             ..Node::default()
         };
-        let mut dataplane = EbpfDataplane::open(&Options {
+        let dataplane = EbpfDataplane::open(&Options {
             sizes,
             bpffs: None,
             cgroup: None,
@@ -217,9 +236,7 @@ impl Rig {
         let (pod, net) = (index("pod0"), index("net0"));
         dataplane.maps().set_device(pod, Some(device_flags::PEER)).unwrap();
         let counted = dataplane.counters().unwrap();
-        let memory = memory::open(&mut dataplane);
         Self {
-            memory,
             reconciler: Reconciler::new(dataplane),
             view,
             plan: Plan::default(),
@@ -344,6 +361,16 @@ impl Rig {
             frame,
         };
         same(&want, &got).map_err(|error| format!("not left alone at {at:?}: {error}"))
+    }
+
+    /// Runs a client's packet that finds no port to be masqueraded with.
+    pub(crate) fn refuses(&mut self, packet: &Packet) {
+        let got = self.run(At::FromNet, &packet.encode());
+        assert_eq!(
+            (got.verdict, got.action),
+            (Verdict::DropSnatPortsExhausted, SHOT),
+            "{packet:?}"
+        );
     }
 
     /// Where the namespace's routes lead.

@@ -1,6 +1,7 @@
 //! One flow through the node: its first packet, later ones, and the reply, at every hook that they pass.
 
 use crate::{
+    memory::Remembered,
     packet::{ACK, Body, Packet, SYN, requote, tuple},
     rig::{At, NEXT, Outcome, REDIRECT, Rig, SNAT_PORTS, SNAT_V4, SNAT_V6, Way, same},
 };
@@ -19,6 +20,8 @@ pub(crate) struct Trip {
     /// The backend.
     pub(crate) target: SocketAddr,
     pub(crate) masqueraded: bool,
+    /// The frontend's address is the node's own.
+    to_node: bool,
 }
 
 /// What a program does with a packet that it sends on itself: action, hops taken, hardware addresses zeroed.
@@ -94,6 +97,7 @@ impl Trip {
             source,
             target: destination,
             masqueraded: target.masquerade,
+            to_node: rig.view.addresses.contains(&first.destination.ip()),
         };
         trip.check_source()?;
         same(&trip.forwarded(rig, first, verdict), &got)?;
@@ -163,6 +167,14 @@ impl Trip {
         same(&self.forwarded(rig, packet, Verdict::Forward), &got)
     }
 
+    /// Both entries of the flow: the client's, the backend's.
+    pub(crate) fn entries(&self, rig: &mut Rig) -> Result<[Remembered; 2], String> {
+        let number = self.first.protocol();
+        let forward = rig.flow(number, self.first.source, self.first.destination);
+        let reply = rig.flow(number, self.target, self.source);
+        Ok([forward.ok_or("no forward entry")?, reply.ok_or("no reply entry")?])
+    }
+
     /// The same packet again; for TCP, the acknowledgement that follows it too.
     pub(crate) fn again(&self, rig: &mut Rig) -> Result<(), String> {
         self.forward(rig, &self.first)
@@ -214,14 +226,15 @@ impl Trip {
         if at == At::Loopback {
             UNSENT
         } else if self.origin == Origin::Host && !self.masqueraded {
-            // From an address of the node's own, or one that is routed elsewhere: `lo` takes both.
+            // Whatever the frontend's address: `lo` takes it.
             Sent {
                 action: REDIRECT,
                 hops: 0,
                 to_self: true,
             }
         } else {
-            sent(rig, at, self.first.source.ip(), false)
+            // The stack would not take what comes from the node's own address.
+            sent(rig, at, self.first.source.ip(), self.masqueraded || self.to_node)
         }
     }
 
