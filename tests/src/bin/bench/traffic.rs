@@ -181,19 +181,17 @@ pub(crate) fn run(options: &Options, output: Output) -> Result<bool> {
     for round in 0..rounds as usize {
         // Another one first each time, so that what drifts meets all alike.
         let first = round * lanes.len() / rounds as usize;
-        for at in (0..lanes.len()).map(|at| (at + first) % lanes.len()) {
-            let lane = &lanes[at];
-            eprintln!(
-                "round {} of {rounds}: {}, {} services",
-                round + 1,
-                lane.path.name(),
-                lane.services
-            );
-            for (work, into) in WORKS.iter().zip(&mut figures[at]) {
-                into.push(figure(lane, *work, time, cpu, &mut faults));
+        let order: Vec<usize> = (0..lanes.len()).map(|at| (at + first) % lanes.len()).collect();
+        // One loop over all lanes, then the next: what is compared is close in time.
+        for (n, work) in WORKS.into_iter().enumerate() {
+            eprintln!("round {} of {rounds}: {work}", round + 1);
+            for &at in &order {
+                figures[at][n].push(figure(&lanes[at], work, time, cpu, &mut faults));
             }
-            if let Err(error) = time_hook(&lanes[0], lane, time / 3, cpu, &mut hook[at]) {
-                faults.push(format!("{}: {error:#}", lane.path.name()));
+        }
+        for &at in &order {
+            if let Err(error) = time_hook(&lanes[0], &lanes[at], time / 3, cpu, &mut hook[at]) {
+                faults.push(format!("{}: {error:#}", lanes[at].path.name()));
             }
         }
     }
