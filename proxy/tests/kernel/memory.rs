@@ -1,9 +1,13 @@
 //! What the programs remember of flows and clients, read and rewritten: time passes here without anybody waiting.
 
 use crate::rig::Rig;
-use aya::maps::HashMap;
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use proxy::dataplane::ebpf::EbpfDataplane;
 use proxy_common::abi::{Affinity, AffinityKeyV4, AffinityKeyV6, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6, Plain};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 const AFFINITY: usize = size_of::<Affinity>();
 const AFFINITY_KEY_V4: usize = size_of::<AffinityKeyV4>();
@@ -30,17 +34,31 @@ pub(crate) fn now_s() -> u32 {
     now.tv_sec as u32
 }
 
+/// The maps of flows and clients, as a loaded program names them: the agent keeps its own handles to itself.
+pub(crate) fn open(dataplane: &mut EbpfDataplane) -> BTreeMap<String, Map> {
+    let program = dataplane.bpf().program("from_pod").unwrap();
+    let ids = program
+        .info()
+        .unwrap()
+        .map_ids()
+        .unwrap()
+        .expect("a kernel that lists a program's maps");
+    let named = ids
+        .into_iter()
+        .map(|id| (MapInfo::from_id(id).unwrap().name_as_str().unwrap().to_owned(), id));
+    named
+        .filter(|(name, _)| name.starts_with("FLOWS") || name.starts_with("AFFINITY"))
+        .map(|(name, id)| (name, Map::from_map_data(MapData::from_id(id).unwrap()).unwrap()))
+        .collect()
+}
+
 fn bytes<const N: usize>(plain: &impl Plain) -> [u8; N] {
     plain.as_bytes().try_into().unwrap()
 }
 
 /// A map, by the sizes of its keys and values.
-fn map<'a, const K: usize, const V: usize>(
-    rig: &'a mut Rig,
-    name: &str,
-) -> HashMap<&'a mut aya::maps::MapData, [u8; K], [u8; V]> {
-    let map = rig.reconciler.dataplane_mut().bpf().map_mut(name).unwrap();
-    map.try_into().unwrap()
+fn map<'a, const K: usize, const V: usize>(rig: &'a mut Rig, name: &str) -> HashMap<&'a mut MapData, [u8; K], [u8; V]> {
+    rig.memory.get_mut(name).unwrap().try_into().unwrap()
 }
 
 /// Reads, changes and writes back (or removes, on `None`) the entry of a tuple. `None` if there is none.

@@ -7,8 +7,8 @@
 //! Nothing is attached: `BPF_PROG_TEST_RUN` runs a program on a packet as if it were at a hook, with the real maps and
 //! the namespace's real routes.
 
-use crate::packet::Packet;
-use aya::programs::TestRunOptions;
+use crate::{memory, packet::Packet};
+use aya::{maps::Map, programs::TestRunOptions};
 use nix::sched::{CloneFlags, unshare};
 use proxy::{
     dataplane::{
@@ -24,6 +24,7 @@ use proxy_common::{
     verdict::Verdict,
 };
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write as _,
     net::IpAddr,
@@ -93,6 +94,8 @@ pub(crate) struct Rig {
     pub(crate) plan: Plan,
     node: Node,
     counted: Vec<(Verdict, u64)>,
+    /// What the programs remember, by map.
+    pub(crate) memory: BTreeMap<String, Map>,
     pub(crate) pod: u32,
     pub(crate) net: u32,
 }
@@ -105,8 +108,8 @@ pub(crate) fn on_node(name: &str, test: impl FnOnce(Rig) + Send) {
 
 /// As [`on_node`], without loading anything.
 pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
-    if std::env::var_os("FAIRLEAD_NO_KERNEL").is_some_and(|value| value == "1") {
-        return skip(name, "FAIRLEAD_NO_KERNEL=1");
+    if testing::skip_without_kernel(name) {
+        return;
     }
     let result = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -117,15 +120,6 @@ pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
     });
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
-    }
-}
-
-/// Skips are loud, and counted by `cargo xtask test`.
-fn skip(name: &str, reason: &str) {
-    eprintln!("SKIPPED {name}: {reason}");
-    if let Some(file) = std::env::var_os("FAIRLEAD_SKIPS") {
-        let mut file = fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
-        writeln!(file, "{name}: {reason}").unwrap();
     }
 }
 
@@ -223,7 +217,7 @@ impl Rig {
             lo_ifindex: index("lo"),
             ..Node::default()
         };
-        let dataplane = EbpfDataplane::open(&Options {
+        let mut dataplane = EbpfDataplane::open(&Options {
             sizes,
             bpffs: None,
             cgroup: None,
@@ -236,7 +230,9 @@ impl Rig {
         let (pod, net) = (index("pod0"), index("net0"));
         dataplane.maps().set_device(pod, Some(device_flags::PEER)).unwrap();
         let counted = dataplane.counters().unwrap();
+        let memory = memory::open(&mut dataplane);
         Self {
+            memory,
             reconciler: Reconciler::new(dataplane),
             view,
             plan: Plan::default(),
