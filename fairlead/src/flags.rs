@@ -27,7 +27,7 @@ pub(crate) enum Command {
     ///
     /// Reads Services, EndpointSlices and this node's Node from an API server (or a folder of manifests) and keeps eBPF
     /// programs and maps in step. Needs root. What it set up keeps working when it stops, so that it can be restarted
-    /// and upgraded without losing a connection; `fairlead cleanup` removes it.
+    /// without losing a connection; `fairlead cleanup` removes it.
     Proxy(Box<ProxyArgs>),
     /// Show what the agent of this node does: mode, links, map fill, last sync, skipped objects.
     Status(StatusArgs),
