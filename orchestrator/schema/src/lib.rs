@@ -1,0 +1,8 @@
+//! What the API's objects look like. Data first: generated field facts (`data/`), one row per resource (`kinds.toml`),
+//! and pure functions over them. No IO, no clock, no HTTP.
+
+pub mod resource;
+pub mod types;
+
+pub use resource::{Registry, Resource, Scope, Subresource};
+pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
