@@ -1,1 +1,6 @@
-//! Soon.
+//! The API server. One core for every kind: resources are rows of data, requests become changes of JSON values by pure
+//! functions, and every error that a client sees is a `Status` as upstream would word it.
+
+pub mod managed_fields;
+pub mod patch;
+pub mod value;
