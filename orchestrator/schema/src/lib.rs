@@ -2,6 +2,9 @@
 //! and pure functions over them. No IO, no clock, no HTTP.
 
 mod builtin;
+pub mod columns;
+pub mod jsonpath;
+pub mod kinds;
 pub mod resource;
 pub mod types;
 
