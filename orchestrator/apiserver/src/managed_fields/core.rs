@@ -162,14 +162,13 @@ fn take_over(changes: &Comparison, force: bool, managers: &mut Managers) -> Resu
 /// only held such fields go with them.
 fn prune(typed: Typed<'_>, merged: Value, previous: &FieldSet, applied: &FieldSet, others: &Managers) -> Value {
     let previous = typed.with_parents(previous);
-    let Some(pruned) = typed.remove(&merged, &previous) else { return merged };
+    let pruned = typed.remove(&merged, &previous).unwrap_or(Value::Null);
     let owned = others.values().fold(applied.clone(), |all, owned| all.union(&owned.fields));
-    let all = typed.fields(&merged);
+    let all = typed.with_parents(&typed.fields(&merged));
     let keep = typed.with_parents(&typed.fields(&pruned)).union(&typed.with_parents(&owned));
-    let candidate = typed.remove(&merged, &typed.with_parents(&all).difference(&keep));
-    let Some(candidate) = candidate else { return merged };
+    let left = typed.remove(&merged, &all.difference(&keep)).unwrap_or(Value::Null);
     // Whatever went that the manager did not own before, below a removed item say, stays.
-    let gone = typed.with_parents(&all).difference(&typed.with_parents(&typed.fields(&candidate)));
+    let gone = all.difference(&typed.with_parents(&typed.fields(&left)));
     typed.remove(&merged, &gone.intersection(&previous)).unwrap_or(merged)
 }
 

@@ -98,26 +98,28 @@ pub enum ApplyError {
 /// # Errors
 /// [`ApplyError::Conflicts`] without `force`; [`ApplyError::BadRequest`] with upstream's words.
 pub fn apply(write: &Write<'_>, force: bool, live: Option<&Value>, config: &Value) -> Result<Value, ApplyError> {
-    let bad = |text: String| Err(ApplyError::BadRequest(text));
+    let bad = ApplyError::BadRequest;
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
     if text("apiVersion") != write.api_version || text("kind") != write.kind {
         let version = text("apiVersion");
         let slash = if version.contains('/') { "" } else { "/" };
-        return bad(format!("invalid object type: {slash}{version}, Kind={}", text("kind")));
+        return Err(bad(format!("invalid object type: {slash}{version}, Kind={}", text("kind"))));
     }
     if config.pointer("/metadata/managedFields").is_some_and(|entries| !entries.is_null()) {
-        return bad("metadata.managedFields must be nil".into());
+        return Err(bad("metadata.managedFields must be nil".into()));
     }
     if deeper_than(config, MAX_DEPTH) || live.is_some_and(|live| deeper_than(live, MAX_DEPTH)) {
-        return bad(format!("exceeded max depth of {MAX_DEPTH}; flatten the object"));
+        return Err(bad(format!("exceeded max depth of {MAX_DEPTH}; flatten the object")));
     }
-    let managers = decode(live.and_then(managed_fields)).or_else(|error| bad(format!("failed to decode managed fields: {error}")))?;
+    let managers = decode(live.and_then(managed_fields))
+        .map_err(|error| bad(format!("failed to decode managed fields: {error}")))?;
     let mut old = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
     set_managed_fields(&mut old, Vec::new());
     let typed = Typed::new(write.types, write.ty);
     let name = object_name(config, write);
-    typed.check(config, true).or_else(|error| bad(format!("failed to create typed patch object ({name}): {error}")))?;
-    typed.check(&old, false).or_else(|error| bad(format!("failed to create typed live object ({name}): {error}")))?;
+    let untyped = |which: &str, error| bad(format!("failed to create typed {which} object ({name}): {error}"));
+    typed.check(config, true).map_err(|error| untyped("patch", error))?;
+    typed.check(&old, false).map_err(|error| untyped("live", error))?;
     let (mut new, managers) = core::apply(write, force, live.is_some(), &old, config, managers)?;
     if write.manager == last_applied::KUBECTL {
         last_applied::refresh(&mut new, config);
@@ -198,20 +200,14 @@ pub fn keep_times(old: &Value, new: &mut Value) {
         let Some(at) = unmatched.iter().position(|it| *it == entry) else { return };
         unmatched.swap_remove(at);
     }
-    let entries = was.clone();
-    let now = std::mem::take(is_mut(new));
-    *is_mut(new) = entries;
+    let set = |new: &mut Value, entries| match new.pointer_mut("/metadata/managedFields") {
+        Some(slot) => std::mem::replace(slot, entries),
+        None => Value::Null,
+    };
+    let now = set(new, Value::Array(was.clone()));
     if !same(old, new) {
-        *is_mut(new) = now;
+        set(new, now);
     }
-}
-
-/// The entries of an object that has them.
-fn is_mut(object: &mut Value) -> &mut Vec<Value> {
-    object
-        .pointer_mut("/metadata/managedFields")
-        .and_then(Value::as_array_mut)
-        .expect("looked at before; the path is not touched in between")
 }
 
 /// `metadata.managedFields` of an object.

@@ -11,22 +11,34 @@ use std::{
     mem::{Discriminant, discriminant},
 };
 
+/// Result of [`merge`].
+pub(super) struct Merged {
+    pub(super) items: Vec<Value>,
+    /// The live order that a `$setElementOrder` starts from: new items count as appended there as far as deleted ones left
+    /// room. Source: upstream, which merges in place.
+    pub(super) order: Vec<Value>,
+}
+
 /// Merges a list whose strategy is `merge`.
 pub(super) fn merge(
     schema: Schema<'_>,
     merge_key: Option<&str>,
     old: Vec<Value>,
     new: Vec<Value>,
-) -> Result<Vec<Value>, PatchError> {
-    let Some(kind) = kind_of_items(&old, &new)? else { return Ok(old) };
+) -> Result<Merged, PatchError> {
+    let Some(kind) = kind_of_items(&old, &new)? else {
+        return Ok(Merged { items: old, order: Vec::new() });
+    };
     if kind != discriminant(&Value::Object(Map::new())) {
         let mut seen = BTreeSet::new();
         let both = old.iter().chain(&new).filter(|item| seen.insert(canonical(item))).cloned();
-        return sort(both.collect(), &new, &old, None);
+        let items = sort(both.collect(), &new, &old, None)?;
+        return Ok(Merged { items, order: old });
     }
     let Some(merge_key) = merge_key else {
         return Err(bad("cannot merge lists without merge key for struct"));
     };
+    let room = old.len();
     let (mut merged, new) = without_directives(old, new, merge_key)?;
     let order = merged.clone();
     let mut places = BTreeMap::new();
@@ -48,7 +60,8 @@ pub(super) fn merge(
             }
         }
     }
-    sort(merged, &new, &order, Some(merge_key))
+    let live_order = merged.iter().take(room).cloned().collect();
+    Ok(Merged { items: sort(merged, &new, &order, Some(merge_key))?, order: live_order })
 }
 
 /// Takes the values of a `$deleteFromPrimitiveList` out of a list.

@@ -117,7 +117,7 @@ impl<'a> Schema<'a> {
                     Some(Value::Array(if deletes {
                         list::delete(old, &new)?
                     } else if strategy.merge {
-                        list::merge(schema.item(), strategy.merge_key.as_deref(), old, new)?
+                        list::merge(schema.item(), strategy.merge_key.as_deref(), old, new)?.items
                     } else {
                         clean_list(new)
                     }))
@@ -147,14 +147,17 @@ impl<'a> Schema<'a> {
             let new = if patch.get(key).is_some_and(Value::is_null) { None } else { take_list(patch, key)? };
             let merge_key = strategy.merge_key.as_deref();
             list::check_order(new.as_deref().unwrap_or_default(), &order, merge_key)?;
-            let merged = match (old.clone(), new) {
+            let (items, live_order) = match (old, new) {
                 (None, None) => continue,
-                (Some(old), None) => old,
-                (None, Some(new)) => clean_list(new),
-                (Some(old), Some(new)) if strategy.merge => list::merge(schema.item(), merge_key, old, new)?,
-                (Some(_), Some(new)) => clean_list(new),
+                (Some(old), None) => (old.clone(), old),
+                (None, Some(new)) => (clean_list(new), Vec::new()),
+                (Some(old), Some(new)) if strategy.merge => {
+                    let merged = list::merge(schema.item(), merge_key, old, new)?;
+                    (merged.items, merged.order)
+                }
+                (Some(old), Some(new)) => (clean_list(new), old),
             };
-            let sorted = list::sort(merged, &order, old.as_deref().unwrap_or_default(), merge_key)?;
+            let sorted = list::sort(items, &order, &live_order, merge_key)?;
             object.insert(key.to_owned(), Value::Array(sorted));
         }
         Ok(())
