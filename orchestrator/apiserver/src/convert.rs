@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Whether stored text can be served as it is.
 pub fn is_stored_version(resource: &Resource) -> bool {
     let storage = resource.storage.as_ref();
-    storage.is_none_or(|storage| storage.api_version == resource.api_version())
+    storage.is_none_or(|storage| storage.version == resource.version && storage.api_version() == resource.api_version())
 }
 
 /// From the stored version to the requested one.
@@ -31,7 +31,7 @@ pub fn to_storage(resource: &Resource, value: &mut Value) {
     let Some(storage) = resource.storage.as_ref().filter(|_| !is_stored_version(resource)) else {
         return;
     };
-    value["apiVersion"] = json!(*storage.api_version);
+    value["apiVersion"] = json!(storage.api_version());
     match (&*resource.group, &*resource.kind) {
         ("events.k8s.io", "Event") => rename_all(value, &EVENT_FIELDS, true),
         ("autoscaling", "HorizontalPodAutoscaler") => autoscaler_from_v1(value),

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 pub const KUBERNETES_VERSION: &str = "v1.36.4";
 
 /// Answers.
-pub(crate) async fn answer<B>(server: &ApiServer, request: &Request<B>, info: &RequestInfo) -> Result<Response<Body>> {
+pub(crate) fn answer<B>(server: &ApiServer, request: &Request<B>, info: &RequestInfo) -> Result<Response<Body>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let message = "only GET and HEAD are answered here";
         return Err(Status::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message));
@@ -53,10 +53,10 @@ pub(crate) async fn answer<B>(server: &ApiServer, request: &Request<B>, info: &R
             let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             Ok(body::with_type(StatusCode::OK, media_type, body::full(server.metrics.text())))
         }
-        [".well-known", "openid-configuration"] => Ok(json_answer(&oidc::configuration(&server.settings.issuer))),
+        [".well-known", "openid-configuration"] => Ok(json_answer(&oidc::configuration(&server.authenticator.keys, &server.settings.issuer))),
         ["openid", "v1", "jwks"] => {
             let keys = body::full(oidc::jwks(&server.authenticator.keys).to_string());
-            Ok(body::with_type(StatusCode::OK, "application/jwk-set+json", keys))
+            Ok(body::with_type(StatusCode::OK, oidc::JWKS_TYPE, keys))
         }
         ["openapi", "v3"] => Ok(json_answer(&server.openapi.v3_index(&registry))),
         ["openapi", "v3", ..] => {

@@ -5,7 +5,7 @@ use crate::{
     authn::{Authenticator, User, keys::KeyRing},
     authz::{Chain, node::NodeAuthorizer, rbac::Rbac},
     bootstrap, convert,
-    core::{ApiServer, Settings},
+    core::{ApiServer, Settings, StoredObjects},
     crd,
     hooks::services::Services,
     indexer::FieldIndexer,
@@ -42,6 +42,19 @@ pub struct Start {
     pub port: u16,
     /// As `cluster.local`.
     pub cluster_domain: String,
+}
+
+impl Start {
+    /// A server of this host alone, named `localhost`, for the domain `cluster.local`.
+    pub fn new(data_dir: PathBuf, port: u16) -> Self {
+        Self {
+            data_dir,
+            hosts: Vec::new(),
+            addresses: Vec::new(),
+            port,
+            cluster_domain: "cluster.local".to_owned(),
+        }
+    }
 }
 
 /// Keys and certificates of a server.
@@ -128,8 +141,9 @@ impl ApiServer {
         let indexer = Arc::new(FieldIndexer::new(&registry));
         let cache = Cache::open(backend, Arc::clone(&indexer) as _).await.context("reading the store")?;
         let keys = KeyRing::open(&start.data_dir.join("pki/service-accounts"), &settings.issuer)?;
-        let rbac = Arc::new(Rbac::default());
-        let node = Arc::new(NodeAuthorizer::new());
+        let objects = StoredObjects::new(Arc::clone(&cache));
+        let rbac = Arc::new(Rbac::load(&objects));
+        let node = Arc::new(NodeAuthorizer::load(&objects));
         let services = Services::new(settings.service_cidrs.clone(), settings.node_ports);
         let (stop, _) = tokio::sync::watch::channel(false);
         let server = Arc::new(Self {
@@ -156,10 +170,8 @@ impl ApiServer {
             crds: crd::Watcher::default(),
             indexer,
             kubelet_tls: pki.kubelet_tls(&start.data_dir)?,
-            parsed: crate::core::Parsed::default(),
+            objects,
         });
-        server.rbac.reload(&*server);
-        server.node.reload(&*server);
         let stored = server.list("core/services", None);
         for fault in server.services.load(stored.iter().map(|it| &**it)) {
             tracing::error!(fault, "two Services claim the same; delete one of them");
@@ -219,5 +231,58 @@ async fn expire(server: Arc<ApiServer>) {
             let Some((storage, ttl_s)) = resource.storage.as_ref().and_then(|it| Some((it, it.ttl_s?))) else { continue };
             crate::expiry::sweep(&server, &storage.prefix, ttl_s, Timestamp::now()).await;
         }
+    }
+}
+
+/// A server that serves.
+pub struct Running {
+    /// The server; [`ApiServer::begin_stop`] ends it.
+    pub server: Arc<ApiServer>,
+    /// Its keys and certificates.
+    pub pki: Arc<Pki>,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    listener: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Opens a server and serves on a socket that is bound already: nothing can fail for want of a port later.
+    ///
+    /// # Errors
+    /// As [`ApiServer::open`].
+    pub async fn start(
+        backend: Arc<dyn Backend>,
+        settings: Settings,
+        start: &Start,
+        listener: tokio::net::TcpListener,
+    ) -> Result<Self> {
+        let first = settings.service_cidrs.first().and_then(|range| range.hosts().next());
+        let pki = Arc::new(Pki::open(start, first)?);
+        let server = ApiServer::open(backend, settings, start, &pki).await?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        tokio::spawn(renew(Arc::clone(&server), Arc::clone(&pki)));
+        let serve = crate::listen::serve(Arc::clone(&server), listener, pki.acceptor.clone());
+        Ok(Self {
+            server,
+            pki,
+            address,
+            listener: tokio::spawn(serve),
+        })
+    }
+
+    /// A kubeconfig for an administrator who reaches the server at `url`.
+    ///
+    /// # Errors
+    /// A certificate that could not be made.
+    pub fn admin_kubeconfig(&self, url: &str) -> Result<String> {
+        let identity = Identity::issue(&self.pki.authority, &Profile::admin(), now_s())?;
+        Ok(crate::pki::kubeconfig::kubeconfig("fairlead", "admin", url, &self.pki.authority, &identity))
+    }
+
+    /// Ends watches, lets open requests finish, closes the socket.
+    pub async fn stop(self) {
+        self.server.begin_stop();
+        // A listener that panicked has ended too.
+        let _ = self.listener.await;
     }
 }

@@ -184,7 +184,7 @@ where
         return Err(authz::forbidden(&attributes, &decision.reason).into());
     }
     if !info.is_resource {
-        return discovery::answer(server, &request, &info).await;
+        return discovery::answer(server, &request, &info);
     }
     let resource = server.resource(&info.group, &info.version, &info.resource).ok_or_else(unknown_resource)?;
     let accept = if streams { Accept::JSON } else { Accept::read(request.headers())? };
@@ -237,7 +237,8 @@ fn who<B>(server: &ApiServer, request: &Request<B>) -> Result<User> {
             server.authenticator.authenticate(credentials, server, Timestamp::now().as_second())?
         }
     };
-    Ok(impersonate::apply(user, request.headers(), &server.authorizer)?)
+    let other = impersonate::apply(request.headers(), &user, &server.authorizer)?;
+    Ok(other.unwrap_or(user))
 }
 
 /// The terms of a field selector, for authorizers that look at them (nodes may list their own pods).

@@ -1,6 +1,7 @@
 //! [`Status`]: every error that a client sees, with upstream's reasons, codes and causes (`meta/v1 Status`).
 
-use fairlead_schema::Resource;
+use crate::{managed_fields::ApplyError, patch::PatchError, rejection::Rejection};
+use fairlead_schema::{Resource, validate};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::fmt;
@@ -301,4 +302,58 @@ pub fn success(details: &Details) -> Value {
         status["details"] = details.to_json();
     }
     status
+}
+
+impl From<PatchError> for Status {
+    fn from(error: PatchError) -> Self {
+        let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(code, error.reason(), error.to_string())
+    }
+}
+
+impl From<ApplyError> for Status {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::BadRequest(text) => Self::bad_request(text),
+            ApplyError::Conflicts(conflicts) => {
+                let mut status = Self::new(StatusCode::CONFLICT, "Conflict", conflicts.to_string());
+                for conflict in &conflicts.0 {
+                    status = status.with_cause("FieldManagerConflict", conflict.message(), &conflict.field());
+                }
+                status
+            }
+        }
+    }
+}
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        let code = StatusCode::from_u16(rejection.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let details = *rejection.details;
+        let causes = details.causes.into_iter().map(|it| Cause {
+            reason: it.reason.to_owned(),
+            message: it.message,
+            field: it.field,
+        });
+        let mut status = Self::new(code, rejection.reason, rejection.message);
+        status.details = Details {
+            name: details.name,
+            group: details.group,
+            kind: details.kind,
+            uid: String::new(),
+            causes: causes.collect(),
+            retry_after_s: details.retry_after_s,
+        };
+        status
+    }
+}
+
+impl From<validate::Cause> for Cause {
+    fn from(cause: validate::Cause) -> Self {
+        Self {
+            reason: cause.reason.to_string(),
+            message: cause.message,
+            field: cause.field,
+        }
+    }
 }

@@ -10,3 +10,4 @@ pub mod types;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
+mod pending; pub use pending::*;

@@ -37,6 +37,19 @@ pub struct Entry {
     pub indexed: Indexed,
 }
 
+impl Entry {
+    /// The same object with another `metadata.resourceVersion`: for an object that left a selection by this revision.
+    #[must_use]
+    pub fn at_revision(&self, revision: Revision) -> Self {
+        Self {
+            key: self.key.clone(),
+            json: crate::value::replace_revision(&self.json, self.revision, revision),
+            revision,
+            indexed: self.indexed.clone(),
+        }
+    }
+}
+
 /// Taken out of the JSON once, at the write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Indexed {

@@ -172,7 +172,7 @@ pub(crate) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Respo
         }
     }
     let list = json!({
-        "kind": super::list::list_kind(&call.resource), "apiVersion": call.resource.api_version(),
+        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(),
         "metadata": { "resourceVersion": page.revision.to_string() }, "items": deleted,
     });
     if call.accept.form == Form::Table {

@@ -15,7 +15,6 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-use fairlead_schema::Resource;
 use fairlead_store::{Entry, Snapshot, StoreError};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -196,15 +195,10 @@ fn list_meta(page: &Page) -> Value {
     meta
 }
 
-/// `Kind` of the list of a resource.
-pub(crate) fn list_kind(resource: &Resource) -> String {
-    resource.list_kind.as_ref().map_or_else(|| format!("{}List", resource.kind), ToString::to_string)
-}
-
 /// The list as stored texts behind one another: objects are neither parsed nor copied.
 fn objects(call: &Call, page: Page) -> Result<Response<Body>> {
     let head = json!({
-        "kind": list_kind(&call.resource), "apiVersion": call.resource.api_version(), "metadata": list_meta(&page),
+        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "metadata": list_meta(&page),
     });
     let mut head = serde_json::to_vec(&head).unwrap_or_default();
     head.pop();
@@ -235,7 +229,7 @@ fn transformed(call: &Call, form: Form, options: &ListOptions, page: &Page) -> R
             json!({ "kind": "PartialObjectMetadataList", "apiVersion": version, "items": items })
         }
         Form::Object => json!({
-            "kind": list_kind(&call.resource), "apiVersion": call.resource.api_version(), "items": values,
+            "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "items": values,
         }),
     };
     shown["metadata"] = list_meta(page);

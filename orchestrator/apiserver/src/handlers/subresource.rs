@@ -96,7 +96,7 @@ async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response
     }
     let options = call.write_options()?;
     let manager = call.manager(&options);
-    let patcher = (call.info.verb == "patch").then(|| call.server.scale_patcher(&call.headers, body)).transpose()?;
+    let patcher = (call.info.verb == "patch").then(|| patch::of_scale(call, body)).transpose()?;
     let given = match patcher {
         Some(_) => Value::Null,
         None => call.server.builtin_payload(&call.headers, body)?.value,

@@ -216,7 +216,7 @@ impl Stream {
     fn bookmark(&mut self, revision: u64, initial: bool) -> Bytes {
         let resource = &self.call.resource;
         let mut value = json!({
-            "kind": resource.kind, "apiVersion": resource.api_version(),
+            "kind": &*resource.kind, "apiVersion": resource.api_version(),
             "metadata": { "resourceVersion": revision.to_string(), "creationTimestamp": null },
         });
         if initial {

@@ -9,7 +9,7 @@ use crate::{
         Payload,
         options::{FieldValidation, WriteOptions},
     },
-    managed_fields::{self, Manager},
+    managed_fields::{self, Tracked, Write},
     object,
     status::{Cause, Result, Status},
 };
@@ -33,9 +33,9 @@ pub(crate) enum Part<'a> {
     Other(&'a str),
 }
 
-impl Part<'_> {
+impl<'p> Part<'p> {
     /// For `managedFields` and admission; empty for the object itself.
-    pub(crate) fn subresource(&self) -> &str {
+    pub(crate) fn subresource(&self) -> &'p str {
         match self {
             Self::Main => "",
             Self::Status => "status",
@@ -145,8 +145,8 @@ impl Call {
         warnings.into_iter().for_each(|text| self.warn(text));
         defaults::apply(&self.resource, new);
         if let Some(manager) = manager {
-            let manager = Manager::update(manager, part.subresource(), &self.resource.api_version());
-            managed_fields::update(&self.resource.types, self.resource.ty, old, new, &manager, self.now);
+            let (version, tracked) = (self.resource.api_version(), self.tracked(part));
+            managed_fields::update(&self.owner(manager, &part, &version, &tracked), old, new);
         }
         let causes = validate::object(&self.resource, part.subresource(), old, new);
         if !causes.is_empty() {
@@ -156,6 +156,37 @@ impl Call {
         let warnings = admission.validate(&attributes, old, Some(new), &*self.server)?;
         warnings.into_iter().for_each(|text| self.warn(text));
         Ok(())
+    }
+
+    /// Which fields a write to this part can own. Source: upstream's `GetResetFields`.
+    pub(crate) fn tracked(&self, part: Part<'_>) -> Tracked {
+        match part {
+            Part::Main if self.resource.subresource("status").is_some() => Tracked::except(&["status"]),
+            Part::Status if self.resource.custom.is_some() => Tracked::only(&["status"]),
+            Part::Status => Tracked::except(&["spec"]),
+            Part::Main | Part::Other(_) => Tracked::All,
+        }
+    }
+
+    /// What the tracking of owners needs to know of this write.
+    pub(crate) fn owner<'a>(
+        &'a self,
+        manager: &'a str,
+        part: &Part<'a>,
+        api_version: &'a str,
+        tracked: &'a Tracked,
+    ) -> Write<'a> {
+        Write {
+            types: &self.resource.types,
+            ty: self.resource.ty,
+            api_version,
+            kind: &self.resource.kind,
+            manager,
+            subresource: part.subresource(),
+            tracked,
+            versions: &[],
+            now: self.now,
+        }
     }
 
     /// Changes an object, or makes it where `create` allows: reads, lets `change` decide, admits, commits; all of it
@@ -194,6 +225,7 @@ impl Call {
             self.admit(Some(&old), &mut new, part, options, manager.as_deref())?;
             let allocation = hooks::allocate(self, Some(&old), &mut new, options)?;
             bump_generation(&self.resource, &old, &mut new);
+            managed_fields::keep_times(&old, &mut new);
             if let Some(same) = unchanged(&old, &new, &entry) {
                 return Ok((same, false));
             }

@@ -51,7 +51,7 @@ pub(crate) fn prepare_create(call: &Call, new: &mut Value) -> Result<()> {
             "namespace" => namespaces::prepare_create(new),
             "job" => jobs::prepare_create(new),
             "csr" => certificates::prepare_create(call, new),
-            "persistentvolume" | "persistentvolumeclaim" => volumes::prepare_create(new),
+            "persistent-volume" | "persistent-volume-claim" => volumes::prepare_create(new),
             _ => {}
         }
     }
@@ -90,7 +90,15 @@ pub(crate) fn after_create(call: &Call, new: &Value) {
     if call.resource.has_hook("crd") {
         call.server.crds_changed();
     }
-    let _ = new;
+    follow(call, new);
+}
+
+/// Authorizers see what is stored before the client's answer does.
+fn follow(call: &Call, object: &Value) {
+    if let Some(storage) = &call.resource.storage {
+        let prefix = &storage.prefix;
+        call.server.follow(prefix, object::meta(object, "namespace"), object::meta(object, "name"));
+    }
 }
 
 /// A changed object is stored.
@@ -98,6 +106,7 @@ pub(crate) fn after_update(call: &Call, old: &Value, new: &Value) {
     if call.resource.has_hook("service") {
         call.server.services.release_difference(old, new);
     }
+    follow(call, new);
     if call.resource.has_hook("crd") {
         call.server.crds_changed();
     }
@@ -108,6 +117,7 @@ pub(crate) fn after_delete(call: &Call, old: &Value) {
     if call.resource.has_hook("service") {
         call.server.services.release(old);
     }
+    follow(call, old);
     if call.resource.has_hook("crd") {
         call.server.crds_changed();
     }
