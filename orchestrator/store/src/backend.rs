@@ -162,7 +162,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Reads.
     fn range(&self, query: RangeQuery) -> BoxFuture<'_, Result<Range, StoreError>>;
 
-    /// Every change after `from`, in batches, without end. With `prefix`, those of one resource.
+    /// Every change after `from`, in batches, without end. With `prefix`, those of one resource. Errors end it:
+    /// [`StoreError::Compacted`] when `from` is no longer kept, [`StoreError::Future`] when it has not happened,
+    /// [`StoreError::Closed`].
     fn watch(&self, prefix: Option<String>, from: Revision) -> BoxStream<'static, Result<Vec<Change>, StoreError>>;
 
     /// Forgets history before this revision, step by step; reads and writes go on meanwhile.
@@ -171,6 +173,30 @@ pub trait Backend: Send + Sync + 'static {
     /// The newest revision.
     fn revision(&self) -> Revision;
 
+    /// Revisions, first and last, that were acknowledged as [`Durability::Relaxed`] or only set aside, and were lost in a
+    /// crash. Who has seen one of them has seen what did not last, and must list again.
+    fn lost(&self) -> Vec<(Revision, Revision)> {
+        Vec::new()
+    }
+
     /// Writes a consistent copy to a new file.
     fn snapshot<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<Revision, StoreError>>;
+}
+
+/// Whether the condition of a transaction holds for what is there.
+pub(crate) fn condition(txn: &Txn, found: Option<&Record>) -> Result<(), StoreError> {
+    let holds = match (txn.expect, found) {
+        // Deleting nothing would be a revision without a change.
+        (Expect::Absent, None) => txn.operation != Operation::Delete,
+        (Expect::At(revision), Some(record)) => record.modified == revision,
+        _ => false,
+    };
+    if holds {
+        return Ok(());
+    }
+    Err(StoreError::Conflict {
+        key: txn.key.clone(),
+        expect: txn.expect,
+        found: found.cloned().map(Box::new),
+    })
 }

@@ -10,15 +10,19 @@ use http::HeaderMap;
 const PREFIX: &str = "impersonate-";
 const EXTRA: &str = "impersonate-extra-";
 
-/// The user as whom the request goes on; `None` where no header asks for another. Needs the verb `impersonate` on
+/// The user as whom the request goes on: the caller, unless a header asks for another. Needs the verb `impersonate` on
 /// `users`, `serviceaccounts`, `groups`, and of authentication.k8s.io `userextras/KEY` and `uids`.
 ///
 /// # Errors
 /// 400 for groups, uid or extra without a user; 403 naming the first thing that is not allowed.
-pub fn apply(headers: &HeaderMap, caller: &User, authorizer: &dyn Authorizer) -> Result<Option<User>, Rejection> {
-    let Some(wanted) = Wanted::read(headers)? else {
-        return Ok(None);
-    };
+pub fn apply(caller: User, headers: &HeaderMap, authorizer: &dyn Authorizer) -> Result<User, Rejection> {
+    match Wanted::read(headers)? {
+        Some(wanted) => other(&caller, wanted, authorizer),
+        None => Ok(caller),
+    }
+}
+
+fn other(caller: &User, wanted: Wanted, authorizer: &dyn Authorizer) -> Result<User, Rejection> {
     let check = |request: Attributes<'_>| {
         let decision = authorizer.authorize(&request);
         if decision.allowed() {
@@ -57,7 +61,7 @@ pub fn apply(headers: &HeaderMap, caller: &User, authorizer: &dyn Authorizer) ->
         check(authentication("uids", &wanted.uid))?;
     }
     let namespace = account.map(|(namespace, _)| namespace.to_owned());
-    Ok(Some(wanted.into_user(namespace)))
+    Ok(wanted.into_user(namespace))
 }
 
 /// Removes the headers, so that nobody behind us acts on them again.
@@ -246,15 +250,15 @@ mod tests {
                 ],
             ),
         ] {
-            let user = apply(&headers(pairs), &caller, &Asked::default()).unwrap().unwrap();
+            let user = apply(caller.clone(), &headers(pairs), &Asked::default()).unwrap();
             assert_eq!(
                 (user.name.as_str(), user.groups),
                 (name, groups.iter().map(|it| (*it).to_owned()).collect())
             );
         }
         assert_eq!(
-            apply(&headers(&[("accept", "x")]), &caller, &Asked::default()).unwrap(),
-            None
+            apply(caller.clone(), &headers(&[("accept", "x")]), &Asked::default()).unwrap(),
+            caller
         );
     }
 
@@ -268,7 +272,7 @@ mod tests {
             ("impersonate-uid", "u"),
             ("impersonate-extra-acme.com%2fproject", "p"),
         ]);
-        let user = apply(&all, &caller, &asked).unwrap().unwrap();
+        let user = apply(caller.clone(), &all, &asked).unwrap();
         assert_eq!(user.extra["acme.com/project"], ["p"]);
         assert_eq!(
             *asked.0.lock().unwrap(),
@@ -286,12 +290,12 @@ mod tests {
             &[("impersonate-user", "u"), ("impersonate-extra-a", "no")],
         ] {
             assert_eq!(
-                apply(&headers(pairs), &caller, &Asked::default()).unwrap_err().code,
+                apply(caller.clone(), &headers(pairs), &Asked::default()).unwrap_err().code,
                 403,
                 "{pairs:?}"
             );
         }
-        let refused = apply(&headers(&[("impersonate-user", "no")]), &caller, &asked).unwrap_err();
+        let refused = apply(caller.clone(), &headers(&[("impersonate-user", "no")]), &asked).unwrap_err();
         assert_eq!(
             refused.message,
             "users \"no\" is forbidden: User \"root\" cannot impersonate resource \"users\" in API group \"\" at the \
@@ -303,7 +307,7 @@ mod tests {
             [("impersonate-extra-a", "g")],
         ] {
             assert_eq!(
-                apply(&headers(&pairs), &caller, &asked).unwrap_err().code,
+                apply(caller.clone(), &headers(&pairs), &asked).unwrap_err().code,
                 400,
                 "{pairs:?}"
             );

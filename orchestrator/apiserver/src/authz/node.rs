@@ -72,20 +72,37 @@ struct Holder {
     targets: BTreeSet<Target>,
 }
 
-impl NodeAuthorizer {
-    /// An authorizer that knows what is stored now.
-    pub fn load(objects: &dyn Objects) -> Self {
-        let authorizer = Self {
+impl Default for NodeAuthorizer {
+    fn default() -> Self {
+        Self {
             graph: RwLock::default(),
             rules: node_rules(),
-        };
+        }
+    }
+}
+
+impl NodeAuthorizer {
+    /// An authorizer that knows of no pods yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An authorizer that knows what is stored now.
+    pub fn load(objects: &dyn Objects) -> Self {
+        let authorizer = Self::default();
+        authorizer.reload(objects);
+        authorizer
+    }
+
+    /// Reads everything again.
+    pub fn reload(&self, objects: &dyn Objects) {
+        *self.graph.write().unwrap_or_else(PoisonError::into_inner) = Graph::default();
         for prefix in PREFIXES {
             for object in objects.list(prefix, None) {
                 let (namespace, name) = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
-                authorizer.apply(prefix, namespace, name, Some(&object));
+                self.apply(prefix, namespace, name, Some(&object));
             }
         }
-        authorizer
     }
 
     /// Takes in one change; `None`: deleted. Other prefixes than [`PREFIXES`] are ignored.
