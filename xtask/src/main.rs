@@ -2,6 +2,7 @@
 
 mod bpf;
 mod dependencies;
+mod generate;
 mod programs;
 mod progress;
 mod rust_src;
@@ -72,6 +73,15 @@ cargo xtask demo -- --help       the demo's own options"
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
     },
+    /// Write the facts about the API's types anew from upstream's published packages
+    ///
+    /// Downloads are pinned by checksum and kept in the user's cache. The result is checked in; a second run changes
+    /// nothing.
+    Gen {
+        /// Write nothing; fail where the checked-in files differ
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure packet forwarding against kube-proxy's modes on this kernel
     #[command(after_help = "cargo xtask bench -- --help   the benchmark's own options")]
     Bench {
@@ -107,6 +117,7 @@ fn run(command: Command) -> Result<ExitCode> {
             );
             programs::exec(&workspace, &progress, "demo", &arguments)
         }
+        Command::Gen { check } => generate::run(&workspace, &Progress::stdout(), check).map(|()| ExitCode::SUCCESS),
         Command::Bench { arguments } => programs::exec(&workspace, &Progress::stderr(), "bench", &arguments),
     }
 }

@@ -1,6 +1,7 @@
 //! What the API's objects look like. Data first: generated field facts (`data/`), one row per resource (`kinds.toml`),
 //! and pure functions over them. No IO, no clock, no HTTP.
 
+mod builtin;
 pub mod columns;
 pub mod jsonpath;
 pub mod kinds;

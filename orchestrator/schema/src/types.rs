@@ -15,6 +15,18 @@ pub struct TypeId(pub u32);
 pub struct Types {
     types: Vec<Type>,
     names: HashMap<Arc<str>, TypeId>,
+    kinds: HashMap<GroupVersionKind, TypeId>,
+    /// By the object's name.
+    inline: HashMap<Arc<str>, Vec<Inline>>,
+}
+
+/// A protobuf message whose fields stand in the JSON object itself (Go's `json:",inline"`), as `VolumeSource` in `Volume`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inline {
+    /// Field number of the message in the outer one.
+    pub number: u32,
+    /// Type of the message.
+    pub ty: TypeId,
 }
 
 /// What a JSON value may be.
@@ -133,6 +145,8 @@ pub struct Wire {
     pub encoding: WireEncoding,
     /// The Go field is a pointer: a zero on the wire was set by somebody and is kept. Of the others a zero means unset.
     pub pointer: bool,
+    /// Upstream writes a zero into JSON too (no pointer, no `omitempty`): `ReplicaSetStatus.replicas`.
+    pub always: bool,
 }
 
 /// Encoding of one value; whether there are many follows from the field's [`Type`].
@@ -148,8 +162,8 @@ pub enum WireEncoding {
     Bytes,
     /// Length-delimited message of the field's type (an object, map entry, Time, Quantity, IntOrString, …).
     Message,
-    /// Its fields stand in the message's JSON object itself (Go's `json:",inline"`), as `VolumeSource` does.
-    InlineMessage,
+    /// Length-delimited message whose only field, number 1, repeats the items of a list: `meta/v1.Verbs`.
+    Items,
 }
 
 /// Names a kind.
@@ -173,8 +187,47 @@ impl Types {
     /// Adds a named type, or replaces what [`Types::declare`] reserved for that name.
     pub fn define(&mut self, name: &str, ty: Type) -> TypeId {
         let id = self.declare(name);
+        if let Type::Object(object) = &ty {
+            for kind in &object.group_version_kinds {
+                self.kinds.insert(kind.clone(), id);
+            }
+        }
         self.types[id.0 as usize] = ty;
         id
+    }
+
+    /// Names the messages whose fields stand in an object itself.
+    pub fn set_inline(&mut self, name: &str, inline: Vec<Inline>) {
+        self.inline.insert(name.into(), inline);
+    }
+
+    /// The messages whose fields stand in this object itself.
+    pub fn inline(&self, object: &Object) -> &[Inline] {
+        self.inline.get(&object.name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The type of a kind. Kinds of `meta/v1` (`DeleteOptions`, `Status`, …) are in every group and version: clients
+    /// send `DeleteOptions` with the `apiVersion` of what they delete.
+    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<TypeId> {
+        let named = |group: &str, version: &str| {
+            let kind = GroupVersionKind {
+                group: group.into(),
+                version: version.into(),
+                kind: kind.into(),
+            };
+            self.kinds.get(&kind).copied()
+        };
+        let of_meta = |id: &TypeId| match self.get(*id) {
+            Type::Object(object) => object.name.starts_with("io.k8s.apimachinery.pkg.apis.meta.v1."),
+            _ => false,
+        };
+        named(group, version).or_else(|| named("", "v1").filter(of_meta))
+    }
+
+    /// The type of a kind, by `apiVersion` as `v1` or `apps/v1`.
+    pub fn kind_of(&self, api_version: &str, kind: &str) -> Option<TypeId> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        self.kind(group, version, kind)
     }
 
     /// The id of a name, reserved when new: types may refer to it before it is defined.
@@ -190,6 +243,11 @@ impl Types {
     /// The type of an id that this arena gave out.
     pub fn get(&self, id: TypeId) -> &Type {
         &self.types[id.0 as usize]
+    }
+
+    /// For what the loader corrects once all types are known.
+    pub(crate) fn get_mut(&mut self, id: TypeId) -> &mut Type {
+        &mut self.types[id.0 as usize]
     }
 
     /// A type by full name, as `io.k8s.api.core.v1.Pod`.
