@@ -3,6 +3,7 @@
 
 mod builtin;
 pub mod columns;
+pub mod defaults;
 pub mod jsonpath;
 pub mod kinds;
 pub mod resource;
@@ -10,3 +11,6 @@ pub mod types;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
+
+#[cfg(test)]
+mod samples;
