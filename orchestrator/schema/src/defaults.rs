@@ -124,7 +124,9 @@ impl Rules {
                 row: name.clone(),
                 reason,
             };
-            let full = ["io.k8s.api.", "io.k8s."].iter().map(|prefix| format!("{prefix}{}", row.ty));
+            let full = ["io.k8s.api.", "io.k8s."]
+                .iter()
+                .map(|prefix| format!("{prefix}{}", row.ty));
             let ty = full.clone().find_map(|name| types.named(&name));
             let ty = ty.ok_or_else(|| wrong("there is no such type".into()))?;
             let rule = rule(types, ty, row).map_err(wrong)?;
@@ -194,7 +196,9 @@ fn reaching(types: &Types, by_type: &HashMap<TypeId, Vec<Rule>>) -> HashSet<Type
 fn rule(types: &Types, ty: TypeId, row: Row) -> Result<Rule, String> {
     let path = |text: &String| JsonPath::parse(text).map_err(|error| error.to_string());
     let when = row.when.into_iter().map(|(text, values)| Ok((path(&text)?, values)));
-    let call = row.call.map(|name| calls::named(&name).ok_or_else(|| format!("there is no function {name}")));
+    let call = row
+        .call
+        .map(|name| calls::named(&name).ok_or_else(|| format!("there is no function {name}")));
     let mut set = Vec::new();
     for (text, value) in row.set {
         let path: Vec<String> = text.split('.').map(str::to_owned).collect();

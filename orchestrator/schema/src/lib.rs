@@ -7,6 +7,7 @@ pub mod defaults;
 pub mod jsonpath;
 pub mod kinds;
 pub mod resource;
+pub mod table;
 pub mod types;
 
 pub use resource::{Registry, Resource, Scope, Subresource};

@@ -9,12 +9,16 @@ pub(crate) fn full(types: &Types, ty: TypeId, depth: u32, seed: &mut u64) -> Val
     if depth == 0 {
         return Value::Null;
     }
-    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
     let roll = *seed >> 33;
     match types.get(ty) {
         Type::Any => json!({"any": roll}),
         Type::Scalar(scalar) => match scalar {
-            Scalar::String => json!(["text", "", "Always", "ClientIP", "ClusterIP", "RollingUpdate"][roll as usize % 6]),
+            Scalar::String => {
+                json!(["text", "", "Always", "ClientIP", "ClusterIP", "RollingUpdate"][roll as usize % 6])
+            }
             Scalar::Int32 | Scalar::Int64 => json!(roll % 3),
             Scalar::Double => json!(1.5),
             Scalar::Boolean => json!(roll.is_multiple_of(2)),
@@ -44,7 +48,9 @@ pub(crate) fn full(types: &Types, ty: TypeId, depth: u32, seed: &mut u64) -> Val
 
 /// A value of a type in which some fields hold anything at all.
 pub(crate) fn mutilate(value: &mut Value, junk: &[Value], seed: &mut u64) {
-    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
     if !junk.is_empty() && (*seed >> 33).is_multiple_of(12) {
         *value = junk[(*seed >> 40) as usize % junk.len()].clone();
         return;
@@ -66,7 +72,10 @@ pub(crate) fn any_json() -> impl Strategy<Value = Value> {
         "[a-z0-9.:/%-]{0,12}".prop_map(Value::from),
         ".{0,6}".prop_map(Value::from),
     ];
-    let name = prop_oneof!["metadata|spec|status|data|name|template|containers|type|ports|labels", "[a-z]{1,4}"];
+    let name = prop_oneof![
+        "metadata|spec|status|data|name|template|containers|type|ports|labels",
+        "[a-z]{1,4}"
+    ];
     leaf.prop_recursive(4, 24, 4, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),

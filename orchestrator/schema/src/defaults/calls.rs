@@ -56,7 +56,9 @@ fn pull_policy(fields: &mut Fields, image: &str, policy: &str) {
     }
     let image = text(fields, image);
     let last = image.rsplit('/').next().unwrap_or(image);
-    let (name, digest) = last.split_once('@').map_or((last, None), |(name, digest)| (name, Some(digest)));
+    let (name, digest) = last
+        .split_once('@')
+        .map_or((last, None), |(name, digest)| (name, Some(digest)));
     let always = match name.split_once(':') {
         Some((_, tag)) => tag == "latest",
         None => digest.is_none() && !name.is_empty(),
@@ -108,11 +110,18 @@ fn requests_from_limits(resources: &mut Fields) {
 
 /// In the host's network a container's ports are the host's. Source: `ContainerPort.hostPort`.
 fn host_ports(container: &mut Fields) {
-    for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+    for port in container
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let Some(port) = port.as_object_mut() else {
             continue;
         };
-        let unset = port.get("hostPort").is_none_or(|it| it.is_null() || it.as_i64() == Some(0));
+        let unset = port
+            .get("hostPort")
+            .is_none_or(|it| it.is_null() || it.as_i64() == Some(0));
         if let (true, Some(number)) = (unset, port.get("containerPort").cloned()) {
             port.insert("hostPort".into(), number);
         }
@@ -191,7 +200,11 @@ fn node(node: &mut Fields) {
 /// Source: `LimitRangeItem`: the default limit is the greatest that is allowed, the default request is the default limit,
 /// or the least that is allowed.
 fn limit_range_item(item: &mut Fields) {
-    for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
+    for (to, from) in [
+        ("default", "max"),
+        ("defaultRequest", "default"),
+        ("defaultRequest", "min"),
+    ] {
         let Some(from) = item.get(from).and_then(Value::as_object).cloned() else {
             continue;
         };
@@ -222,7 +235,11 @@ fn target_port(port: &mut Fields) {
 fn policy_types(spec: &mut Fields) {
     if is_absent(spec, "policyTypes") {
         let egress = !is_absent(spec, "egress");
-        let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+        let types = if egress {
+            json!(["Ingress", "Egress"])
+        } else {
+            json!(["Ingress"])
+        };
         spec.insert("policyTypes".into(), types);
     }
 }

@@ -98,7 +98,12 @@ fn a_deployment() {
         }},
     }});
     assert_eq!(got, want);
-    let got = defaulted("apps", "v1", "deployments", json!({"spec": {"strategy": {"type": "Recreate"}}}));
+    let got = defaulted(
+        "apps",
+        "v1",
+        "deployments",
+        json!({"spec": {"strategy": {"type": "Recreate"}}}),
+    );
     assert_eq!(got["spec"]["strategy"], json!({"type": "Recreate"}));
 }
 
@@ -124,19 +129,32 @@ fn services() {
     }});
     assert_eq!(got, want);
     let got = defaulted("", "v1", "services", json!({"spec": {"type": "ExternalName"}}));
-    assert_eq!(got, json!({"spec": {"type": "ExternalName", "sessionAffinity": "None"}}));
+    assert_eq!(
+        got,
+        json!({"spec": {"type": "ExternalName", "sessionAffinity": "None"}})
+    );
 }
 
 #[test]
 fn jobs() {
-    let got = defaulted("batch", "v1", "jobs", json!({"spec": {"template": {"metadata": {"labels": {"a": "b"}}}}}));
+    let got = defaulted(
+        "batch",
+        "v1",
+        "jobs",
+        json!({"spec": {"template": {"metadata": {"labels": {"a": "b"}}}}}),
+    );
     let want = json!({"metadata": {"labels": {"a": "b"}}, "spec": {
         "completions": 1, "parallelism": 1, "backoffLimit": 6, "completionMode": "NonIndexed", "suspend": false,
         "podReplacementPolicy": "TerminatingOrFailed", "template": {"metadata": {"labels": {"a": "b"}}},
     }});
     assert_eq!(got, want);
     // A work queue: parallelism alone leaves completions open.
-    let got = defaulted("batch", "v1", "jobs", json!({"spec": {"parallelism": 3, "podFailurePolicy": {"rules": []}}}));
+    let got = defaulted(
+        "batch",
+        "v1",
+        "jobs",
+        json!({"spec": {"parallelism": 3, "podFailurePolicy": {"rules": []}}}),
+    );
     assert_eq!(got["spec"].get("completions"), None);
     assert_eq!(got["spec"]["podReplacementPolicy"], "Failed");
 }
