@@ -3,11 +3,17 @@
 
 mod builtin;
 pub mod columns;
+pub mod defaults;
 pub mod jsonpath;
 pub mod kinds;
 pub mod resource;
+pub mod table;
 pub mod types;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
+
 mod pending; pub use pending::*;
+
+#[cfg(test)]
+mod samples;
