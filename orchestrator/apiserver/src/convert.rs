@@ -70,7 +70,7 @@ fn is_cpu_utilization(metric: &Value) -> bool {
 }
 
 fn autoscaler_to_v1(value: &mut Value) {
-    let metrics = value["spec"].as_object_mut().and_then(|spec| spec.remove("metrics"));
+    let metrics = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("metrics"));
     let metrics = metrics.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
     let (cpu, others): (Vec<_>, Vec<_>) = metrics.into_iter().partition(is_cpu_utilization);
     if let Some(cpu) = cpu.first() {
@@ -79,10 +79,10 @@ fn autoscaler_to_v1(value: &mut Value) {
     if !others.is_empty() {
         annotate(value, METRICS, &Value::Array(others));
     }
-    if let Some(behavior) = value["spec"].as_object_mut().and_then(|spec| spec.remove("behavior")) {
+    if let Some(behavior) = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("behavior")) {
         annotate(value, BEHAVIOR, &behavior);
     }
-    if let Some(status) = value["status"].as_object_mut() {
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         let current = status.remove("currentMetrics").unwrap_or_default();
         status.remove("conditions");
         let cpu = current.as_array().into_iter().flatten().find(|it| it["type"] == "Resource" && it["resource"]["name"] == "cpu");
@@ -93,7 +93,7 @@ fn autoscaler_to_v1(value: &mut Value) {
 }
 
 fn autoscaler_from_v1(value: &mut Value) {
-    let percent = value["spec"].as_object_mut().and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
+    let percent = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
     let mut metrics = take_annotation(value, METRICS).and_then(|it| it.as_array().cloned()).unwrap_or_default();
     if let Some(percent) = percent.filter(|it| !it.is_null()) {
         let target = json!({ "type": "Utilization", "averageUtilization": percent });
@@ -105,7 +105,7 @@ fn autoscaler_from_v1(value: &mut Value) {
     if let Some(behavior) = take_annotation(value, BEHAVIOR) {
         object::set_at(value, "spec.behavior", behavior);
     }
-    if let Some(status) = value["status"].as_object_mut()
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut)
         && let Some(percent) = status.remove("currentCPUUtilizationPercentage")
     {
         let current = json!({ "averageUtilization": percent, "averageValue": "0" });
@@ -122,7 +122,7 @@ fn annotate(value: &mut Value, name: &str, content: &Value) {
 }
 
 fn take_annotation(value: &mut Value, name: &str) -> Option<Value> {
-    let annotations = value["metadata"]["annotations"].as_object_mut()?;
+    let annotations = value.get_mut("metadata")?.get_mut("annotations")?.as_object_mut()?;
     let text = annotations.remove(name)?;
     if annotations.is_empty() {
         object::set_meta(value, "annotations", None);

@@ -1,7 +1,7 @@
 //! Subresources: what follows an object's name in the path.
 
 use super::{
-    Call, create, patch, present, update,
+    Call, patch, present, update,
     write::{Change, Outcome, Part},
 };
 use crate::{
@@ -216,9 +216,4 @@ async fn eviction(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
     }
     super::delete::remove(call, &call.info.name, &options).await?;
     Ok(call.json(StatusCode::CREATED, &success(&crate::status::Details::default())))
-}
-
-/// For callers outside that answer with an object.
-pub(crate) fn respond(call: &Call, outcome: Outcome) -> Result<Response<Body>> {
-    create::respond(call, StatusCode::OK, outcome)
 }

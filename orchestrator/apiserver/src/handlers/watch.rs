@@ -66,7 +66,7 @@ pub(crate) async fn watch(call: &Arc<Call>) -> Result<Response<Body>> {
         bookmarks: options.bookmarks.then(bookmark_timer),
         ends: Instant::now() + Duration::from_secs(lifetime),
         table_started: false,
-        include: options.include_object,
+        tabulator: (call.accept.form == Form::Table).then(|| Tabulator::new(call, options.include_object)),
         open: call.server.metrics.open_watch(),
         failed: None,
     };
@@ -112,7 +112,7 @@ struct Stream {
     bookmarks: Option<Interval>,
     ends: Instant,
     table_started: bool,
-    include: crate::http::options::IncludeObject,
+    tabulator: Option<Tabulator>,
     /// Counted while it lives.
     #[expect(dead_code, reason = "held for its drop")]
     open: crate::metrics::OpenWatch,
@@ -202,10 +202,10 @@ impl Stream {
     }
 
     fn transform(&mut self, form: Form, value: &Value) -> Value {
-        match form {
-            Form::Table => {
+        match (form, &self.tabulator) {
+            (Form::Table, Some(tabulator)) => {
                 let definitions = !std::mem::replace(&mut self.table_started, true);
-                let mut table = Tabulator::new(&self.call, self.include).table(std::iter::once(value), definitions);
+                let mut table = tabulator.table(std::iter::once(value), definitions);
                 table["metadata"] = json!({ "resourceVersion": object::meta(value, "resourceVersion") });
                 table
             }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 pub(super) fn prepare_create(call: &Call, new: &mut Value) {
     let user = &call.user;
-    if let Some(spec) = new["spec"].as_object_mut() {
+    if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
         for name in ["username", "uid", "groups", "extra"] {
             spec.remove(name);
         }

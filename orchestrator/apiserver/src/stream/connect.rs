@@ -14,7 +14,7 @@ use tokio_rustls::{TlsConnector, rustls};
 
 /// How this server shows itself to kubelets, and which it believes.
 #[derive(Clone)]
-pub struct KubeletTls(pub Arc<rustls::ClientConfig>);
+pub(crate) struct KubeletTls(pub(crate) Arc<rustls::ClientConfig>);
 
 impl std::fmt::Debug for KubeletTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

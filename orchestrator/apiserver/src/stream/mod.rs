@@ -11,7 +11,7 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-pub use connect::KubeletTls;
+pub(crate) use connect::KubeletTls;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
