@@ -66,11 +66,16 @@ const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
 fn is_cpu_utilization(metric: &Value) -> bool {
-    metric["type"] == "Resource" && metric["resource"]["name"] == "cpu" && metric["resource"]["target"]["type"] == "Utilization"
+    metric["type"] == "Resource"
+        && metric["resource"]["name"] == "cpu"
+        && metric["resource"]["target"]["type"] == "Utilization"
 }
 
 fn autoscaler_to_v1(value: &mut Value) {
-    let metrics = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("metrics"));
+    let metrics = value
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("metrics"));
     let metrics = metrics.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
     let (cpu, others): (Vec<_>, Vec<_>) = metrics.into_iter().partition(is_cpu_utilization);
     if let Some(cpu) = cpu.first() {
@@ -79,25 +84,44 @@ fn autoscaler_to_v1(value: &mut Value) {
     if !others.is_empty() {
         annotate(value, METRICS, &Value::Array(others));
     }
-    if let Some(behavior) = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("behavior")) {
+    if let Some(behavior) = value
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("behavior"))
+    {
         annotate(value, BEHAVIOR, &behavior);
     }
     if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         let current = status.remove("currentMetrics").unwrap_or_default();
         status.remove("conditions");
-        let cpu = current.as_array().into_iter().flatten().find(|it| it["type"] == "Resource" && it["resource"]["name"] == "cpu");
-        if let Some(percent) = cpu.map(|it| it["resource"]["current"]["averageUtilization"].clone()).filter(|it| !it.is_null()) {
+        let cpu = current
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|it| it["type"] == "Resource" && it["resource"]["name"] == "cpu");
+        if let Some(percent) = cpu
+            .map(|it| it["resource"]["current"]["averageUtilization"].clone())
+            .filter(|it| !it.is_null())
+        {
             status.insert("currentCPUUtilizationPercentage".to_owned(), percent);
         }
     }
 }
 
 fn autoscaler_from_v1(value: &mut Value) {
-    let percent = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
-    let mut metrics = take_annotation(value, METRICS).and_then(|it| it.as_array().cloned()).unwrap_or_default();
+    let percent = value
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
+    let mut metrics = take_annotation(value, METRICS)
+        .and_then(|it| it.as_array().cloned())
+        .unwrap_or_default();
     if let Some(percent) = percent.filter(|it| !it.is_null()) {
         let target = json!({ "type": "Utilization", "averageUtilization": percent });
-        metrics.insert(0, json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } }));
+        metrics.insert(
+            0,
+            json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } }),
+        );
     }
     if !metrics.is_empty() {
         object::set_at(value, "spec.metrics", Value::Array(metrics));
@@ -159,7 +183,10 @@ mod tests {
         let core = json!({ "involvedObject": { "name": "p" }, "message": "m", "count": 2, "reason": "R" });
         let mut value = core.clone();
         rename_all(&mut value, &EVENT_FIELDS, false);
-        assert_eq!(value, json!({ "regarding": { "name": "p" }, "note": "m", "deprecatedCount": 2, "reason": "R" }));
+        assert_eq!(
+            value,
+            json!({ "regarding": { "name": "p" }, "note": "m", "deprecatedCount": 2, "reason": "R" })
+        );
         rename_all(&mut value, &EVENT_FIELDS, true);
         assert_eq!(value, core);
     }

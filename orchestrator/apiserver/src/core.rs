@@ -7,12 +7,12 @@ use crate::{
     crd,
     handlers::Call,
     hooks::services::Services,
-    indexer::FieldIndexer,
     http::{Body, Payload, body},
+    indexer::FieldIndexer,
     metrics::Metrics,
     objects::Objects,
-    stream::KubeletTls,
     status::{Result, Status},
+    stream::KubeletTls,
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -235,4 +235,3 @@ pub(crate) fn unknown_resource() -> Status {
 pub(crate) fn empty() -> Body {
     body::full(Bytes::new())
 }
-

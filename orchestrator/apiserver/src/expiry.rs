@@ -9,10 +9,14 @@ use serde_json::Value;
 pub(crate) async fn sweep(server: &ApiServer, prefix: &str, ttl_s: u32, now: Timestamp) {
     let snapshot = server.cache.snapshot(prefix);
     for entry in snapshot.entries(None, None) {
-        let Ok(object) = serde_json::from_slice::<Value>(&entry.json) else { continue };
+        let Ok(object) = serde_json::from_slice::<Value>(&entry.json) else {
+            continue;
+        };
         let time = |pointer: &str| object.pointer(pointer)?.as_str()?.parse::<Timestamp>().ok();
         // As upstream, a change prolongs a life; that an event was seen again is such a change.
-        let Some(born) = time("/metadata/creationTimestamp").max(time("/lastTimestamp")) else { continue };
+        let Some(born) = time("/metadata/creationTimestamp").max(time("/lastTimestamp")) else {
+            continue;
+        };
         if now.as_second() - born.as_second() < i64::from(ttl_s) {
             continue;
         }

@@ -113,7 +113,12 @@ impl Pki {
     /// What this server shows to kubelets, and whom it believes.
     fn kubelet_tls(&self, directory: &Path) -> Result<KubeletTls> {
         let profile = Profile::kubelet_client();
-        let identity = Identity::open(&directory.join("pki/kubelet-client"), &self.authority, &profile, now_s())?;
+        let identity = Identity::open(
+            &directory.join("pki/kubelet-client"),
+            &self.authority,
+            &profile,
+            now_s(),
+        )?;
         let (certificate, key) = identity.der()?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.der().clone())?;
@@ -131,15 +136,12 @@ impl ApiServer {
     ///
     /// # Errors
     /// What could not be read or written.
-    pub async fn open(
-        backend: Arc<dyn Backend>,
-        settings: Settings,
-        start: &Start,
-        pki: &Pki,
-    ) -> Result<Arc<Self>> {
+    pub async fn open(backend: Arc<dyn Backend>, settings: Settings, start: &Start, pki: &Pki) -> Result<Arc<Self>> {
         let registry = Registry::builtin();
         let indexer = Arc::new(FieldIndexer::new(&registry));
-        let cache = Cache::open(backend, Arc::clone(&indexer) as _).await.context("reading the store")?;
+        let cache = Cache::open(backend, Arc::clone(&indexer) as _)
+            .await
+            .context("reading the store")?;
         let keys = KeyRing::open(&start.data_dir.join("pki/service-accounts"), &settings.issuer)?;
         let objects = StoredObjects::new(Arc::clone(&cache));
         let rbac = Arc::new(Rbac::load(&objects));
@@ -186,7 +188,10 @@ impl ApiServer {
 
     /// The server for its own purposes: may do everything.
     pub fn itself(self: &Arc<Self>) -> Inside {
-        Inside::new(Arc::clone(self), User::authenticated("system:apiserver", ["system:masters"]))
+        Inside::new(
+            Arc::clone(self),
+            User::authenticated("system:apiserver", ["system:masters"]),
+        )
     }
 
     /// Tells the authorizers that an object changed. What they see is what is stored now.
@@ -228,7 +233,9 @@ async fn expire(server: Arc<ApiServer>) {
         let registry = server.registry.load_full();
         let mortal = registry.resources().filter(|it| convert::is_stored_version(it));
         for resource in mortal {
-            let Some((storage, ttl_s)) = resource.storage.as_ref().and_then(|it| Some((it, it.ttl_s?))) else { continue };
+            let Some((storage, ttl_s)) = resource.storage.as_ref().and_then(|it| Some((it, it.ttl_s?))) else {
+                continue;
+            };
             crate::expiry::sweep(&server, &storage.prefix, ttl_s, Timestamp::now()).await;
         }
     }
@@ -276,7 +283,13 @@ impl Running {
     /// A certificate that could not be made.
     pub fn admin_kubeconfig(&self, url: &str) -> Result<String> {
         let identity = Identity::issue(&self.pki.authority, &Profile::admin(), now_s())?;
-        Ok(crate::pki::kubeconfig::kubeconfig("fairlead", "admin", url, &self.pki.authority, &identity))
+        Ok(crate::pki::kubeconfig::kubeconfig(
+            "fairlead",
+            "admin",
+            url,
+            &self.pki.authority,
+            &identity,
+        ))
     }
 
     /// Ends watches, lets open requests finish, closes the socket.

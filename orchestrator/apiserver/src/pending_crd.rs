@@ -2,9 +2,12 @@
 #![allow(missing_docs)]
 #[derive(Default)]
 pub struct Watcher;
-impl Watcher { pub fn changed(&self) {} }
+impl Watcher {
+    pub fn changed(&self) {}
+}
 pub mod task {
-    use crate::core::ApiServer; use std::sync::Arc;
+    use crate::core::ApiServer;
+    use std::sync::Arc;
     pub async fn load(_: &Arc<ApiServer>) {}
     pub async fn run(_: Arc<ApiServer>) {}
 }

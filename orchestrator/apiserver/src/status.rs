@@ -99,7 +99,10 @@ impl Status {
 
     /// 409: somebody else was faster, or a precondition does not hold.
     pub fn conflict(resource: &Resource, name: &str, why: impl fmt::Display) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {why}",
+            resource.qualified()
+        );
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource, name)
     }
 
@@ -158,16 +161,16 @@ impl Status {
 
     /// 405.
     pub fn method_not_allowed(resource: &Resource, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind {:?}", resource.qualified());
+        let message = format!(
+            "{action} is not supported on resources of kind {:?}",
+            resource.qualified()
+        );
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about(resource, "")
     }
 
     /// 406.
     pub fn not_acceptable(offered: &[&str]) -> Self {
-        let message = format!(
-            "only the following media types are accepted: {}",
-            offered.join(", ")
-        );
+        let message = format!("only the following media types are accepted: {}", offered.join(", "));
         Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 
@@ -269,7 +272,11 @@ impl Details {
         if !self.causes.is_empty() {
             let causes = self.causes.iter().map(|cause| {
                 let mut one = json!({});
-                for (key, text) in [("reason", &cause.reason), ("message", &cause.message), ("field", &cause.field)] {
+                for (key, text) in [
+                    ("reason", &cause.reason),
+                    ("message", &cause.message),
+                    ("field", &cause.field),
+                ] {
                     if !text.is_empty() {
                         one[key] = json!(text);
                     }

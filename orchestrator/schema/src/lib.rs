@@ -13,7 +13,8 @@ pub mod types;
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
 
-mod pending; pub use pending::*;
+mod pending;
+pub use pending::*;
 
 #[cfg(test)]
 mod samples;

@@ -203,7 +203,9 @@ impl Storage {
 impl Resource {
     /// `kind` of a list of these.
     pub fn list_kind(&self) -> String {
-        self.own_list_kind.as_ref().map_or_else(|| format!("{}List", self.kind), ToString::to_string)
+        self.own_list_kind
+            .as_ref()
+            .map_or_else(|| format!("{}List", self.kind), ToString::to_string)
     }
 
     /// `v1` or `apps/v1`, as in `apiVersion`.

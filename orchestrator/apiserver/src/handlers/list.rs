@@ -64,7 +64,9 @@ impl Filter {
     }
 
     pub(crate) fn passes(&self, entry: &Entry) -> bool {
-        self.namespace.as_deref().is_none_or(|namespace| *entry.key.namespace == *namespace)
+        self.namespace
+            .as_deref()
+            .is_none_or(|namespace| *entry.key.namespace == *namespace)
             && self.name.as_deref().is_none_or(|name| *entry.key.name == *name)
             && self.fields.matches_entry(entry)
             && self.labels.matches_entry(entry)
@@ -113,7 +115,9 @@ pub(crate) async fn list(call: &Call) -> Result<Response<Body>> {
 /// Finds the objects of a page.
 pub(crate) async fn page(call: &Call, options: &ListOptions, filter: &Filter) -> Result<Page> {
     let storage = call.resource.storage.as_ref();
-    let prefix = &storage.ok_or_else(|| Status::method_not_allowed(&call.resource, "list"))?.prefix;
+    let prefix = &storage
+        .ok_or_else(|| Status::method_not_allowed(&call.resource, "list"))?
+        .prefix;
     let token = match options.continue_token.as_str() {
         "" => None,
         text => Some(ContinueToken::decode(text)?),
@@ -144,12 +148,7 @@ pub(crate) async fn page(call: &Call, options: &ListOptions, filter: &Filter) ->
     })
 }
 
-async fn snapshot(
-    call: &Call,
-    prefix: &str,
-    options: &ListOptions,
-    token: Option<&ContinueToken>,
-) -> Result<Snapshot> {
+async fn snapshot(call: &Call, prefix: &str, options: &ListOptions, token: Option<&ContinueToken>) -> Result<Snapshot> {
     let cache = &call.server.cache;
     let asked = options.revision()?;
     let exact = match (token, asked) {
@@ -210,7 +209,9 @@ fn objects(call: &Call, page: Page) -> Result<Response<Body>> {
         }
         pieces.push(present::text_of(&call.resource, entry)?);
     }
-    let pieces = std::iter::once(Bytes::from(head)).chain(pieces).chain([Bytes::from_static(b"]}")]);
+    let pieces = std::iter::once(Bytes::from(head))
+        .chain(pieces)
+        .chain([Bytes::from_static(b"]}")]);
     let body = body::streamed(futures::stream::iter(body::coalesce(pieces).map(Ok)));
     Ok(body::with_type(StatusCode::OK, "application/json", body))
 }

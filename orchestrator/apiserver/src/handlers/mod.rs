@@ -13,8 +13,8 @@ pub(crate) mod write;
 use crate::{
     authn::User,
     core::ApiServer,
-    managed_fields,
     http::{Accept, Body, Payload, body, options::WriteOptions},
+    managed_fields,
     request_info::RequestInfo,
     status::{Result, Status},
 };
@@ -82,7 +82,10 @@ impl Call {
 
     /// Who manages the fields that this request sets: as it says, else the program's name.
     pub(crate) fn manager(&self, options: &WriteOptions) -> String {
-        let agent = self.headers.get(http::header::USER_AGENT).and_then(|it| it.to_str().ok());
+        let agent = self
+            .headers
+            .get(http::header::USER_AGENT)
+            .and_then(|it| it.to_str().ok());
         managed_fields::manager_name(&options.field_manager, agent.unwrap_or_default())
     }
 

@@ -9,8 +9,7 @@ use crate::{
         Body, Payload, body,
         options::{FieldValidation, WriteOptions},
     },
-    managed_fields,
-    object, patch as patches,
+    managed_fields, object, patch as patches,
     status::{Result, Status},
 };
 use bytes::Bytes;
@@ -34,7 +33,9 @@ pub(crate) async fn part(call: &Call, body: &Bytes, part: Part<'_>) -> Result<Re
     let custom = call.resource.custom.is_some();
     let media_type = body::media_type(&call.headers).unwrap_or_default();
     if media_type != APPLY_YAML && options.force.is_some() {
-        return Err(Status::bad_request("force: Forbidden: may not be specified for non-apply patch"));
+        return Err(Status::bad_request(
+            "force: Forbidden: may not be specified for non-apply patch",
+        ));
     }
     let (options, manager) = (&options, &call.manager(&options));
     let change: Box<dyn Fn(Option<&Value>) -> Result<Change> + Send + Sync + '_> = match media_type.as_str() {
@@ -46,7 +47,11 @@ pub(crate) async fn part(call: &Call, body: &Bytes, part: Part<'_>) -> Result<Re
         MERGE_PATCH => {
             let (patch, duplicates) = read_patch(body)?;
             warn_duplicates(call, options, &duplicates)?;
-            Box::new(move |old| patched(call, options, old, manager, |old| Ok(patches::merge_patch(old, &patch)?)))
+            Box::new(move |old| {
+                patched(call, options, old, manager, |old| {
+                    Ok(patches::merge_patch(old, &patch)?)
+                })
+            })
         }
         STRATEGIC_PATCH if !custom => {
             let (patch, duplicates) = read_patch(body)?;
@@ -82,13 +87,19 @@ fn read_patch(body: &Bytes) -> Result<(Value, Vec<String>)> {
 }
 
 fn warn_duplicates(call: &Call, options: &WriteOptions, duplicates: &[String]) -> Result<()> {
-    let problems: Vec<_> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+    let problems: Vec<_> = duplicates
+        .iter()
+        .map(|path| format!("duplicate field {path:?}"))
+        .collect();
     match options.field_validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => problems.into_iter().for_each(|problem| call.warn(problem)),
         FieldValidation::Strict if problems.is_empty() => {}
         FieldValidation::Strict => {
-            return Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))));
+            return Err(Status::bad_request(format!(
+                "strict decoding error: {}",
+                problems.join(", ")
+            )));
         }
     }
     Ok(())
@@ -131,9 +142,14 @@ fn patched(
 /// Server-side apply.
 async fn apply(call: &Call, body: &Bytes, part: Part<'_>, options: &WriteOptions) -> Result<Response<Body>> {
     if options.field_manager.is_empty() {
-        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        let message =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
         let mut status = Status::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-        status = status.with_cause("FieldValueRequired", "Required value: is required for apply patch", "fieldManager");
+        status = status.with_cause(
+            "FieldValueRequired",
+            "Required value: is required for apply patch",
+            "fieldManager",
+        );
         return Err(status);
     }
     let (value, duplicates) =
@@ -157,7 +173,10 @@ async fn apply(call: &Call, body: &Bytes, part: Part<'_>, options: &WriteOptions
         )));
     }
     call.check_namespace(&mut config)?;
-    if config["metadata"].get("managedFields").is_some_and(|it| it.as_array().is_none_or(|it| !it.is_empty())) {
+    if config["metadata"]
+        .get("managedFields")
+        .is_some_and(|it| it.as_array().is_none_or(|it| !it.is_empty()))
+    {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     let (version, tracked) = (call.resource.api_version(), call.tracked(part));
@@ -181,16 +200,29 @@ pub(crate) fn of_scale(call: &Call, body: &Bytes) -> Result<Patcher> {
     let patch: Value = match media_type.as_str() {
         JSON_PATCH => serde_json::from_slice(body)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?,
-        APPLY_YAML => read::yaml(body).map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?.0,
+        APPLY_YAML => {
+            read::yaml(body)
+                .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?
+                .0
+        }
         _ => read_patch(body)?.0,
     };
     let types = std::sync::Arc::clone(&call.server.types);
-    let ty = types.kind("autoscaling", "v1", "Scale").ok_or_else(|| Status::internal("the types lack Scale"))?;
+    let ty = types
+        .kind("autoscaling", "v1", "Scale")
+        .ok_or_else(|| Status::internal("the types lack Scale"))?;
     Ok(match media_type.as_str() {
         JSON_PATCH => Box::new(move |old| Ok(patches::json_patch(old, &patch)?)),
         STRATEGIC_PATCH => Box::new(move |old| Ok(patches::strategic_merge_patch(&types, ty, old, &patch)?)),
         // A Scale has one field that can be set: applying it is merging it.
         MERGE_PATCH | APPLY_YAML => Box::new(move |old| Ok(patches::merge_patch(old, &patch)?)),
-        _ => return Err(Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_YAML])),
+        _ => {
+            return Err(Status::unsupported_media_type(&[
+                JSON_PATCH,
+                MERGE_PATCH,
+                STRATEGIC_PATCH,
+                APPLY_YAML,
+            ]));
+        }
     })
 }

@@ -30,7 +30,9 @@ pub(crate) fn text_of(resource: &Resource, entry: &Entry) -> Result<Bytes> {
     if convert::is_stored_version(resource) {
         return Ok(entry.json.clone());
     }
-    Ok(serde_json::to_vec(&object_of(resource, entry)?).unwrap_or_default().into())
+    Ok(serde_json::to_vec(&object_of(resource, entry)?)
+        .unwrap_or_default()
+        .into())
 }
 
 /// Answers with one stored object.
@@ -89,7 +91,11 @@ impl Tabulator {
                 row
             })
             .collect();
-        let columns = if definitions { self.printer.definitions() } else { Vec::new() };
+        let columns = if definitions {
+            self.printer.definitions()
+        } else {
+            Vec::new()
+        };
         json!({ "kind": "Table", "apiVersion": api_version, "metadata": {}, "columnDefinitions": columns, "rows": rows })
     }
 }

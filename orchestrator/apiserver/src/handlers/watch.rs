@@ -6,11 +6,7 @@ use super::{
     present::{self, Tabulator},
 };
 use crate::{
-    http::{
-        Body, Form, body,
-        body::BoxError,
-        options::ListOptions,
-    },
+    http::{Body, Form, body, body::BoxError, options::ListOptions},
     object,
     status::{Result, Status},
 };
@@ -34,7 +30,9 @@ pub(crate) async fn watch(call: &Arc<Call>) -> Result<Response<Body>> {
     let options = ListOptions::read(&call.query, true)?;
     let filter = Filter::read(call, &options)?;
     let storage = call.resource.storage.as_ref();
-    let prefix = &storage.ok_or_else(|| Status::method_not_allowed(&call.resource, "watch"))?.prefix;
+    let prefix = &storage
+        .ok_or_else(|| Status::method_not_allowed(&call.resource, "watch"))?
+        .prefix;
     let asked = options.revision()?;
     let cache = &call.server.cache;
     if let Some(revision) = asked
@@ -54,9 +52,14 @@ pub(crate) async fn watch(call: &Arc<Call>) -> Result<Response<Body>> {
         (entries, snapshot.revision())
     } else {
         let now = cache.revision();
-        (VecDeque::new(), asked.filter(|_| options.send_initial_events.is_none()).unwrap_or(now))
+        (
+            VecDeque::new(),
+            asked.filter(|_| options.send_initial_events.is_none()).unwrap_or(now),
+        )
     };
-    let lifetime = options.timeout_s.unwrap_or_else(|| rand::rng().random_range(LIFETIME_S));
+    let lifetime = options
+        .timeout_s
+        .unwrap_or_else(|| rand::rng().random_range(LIFETIME_S));
     let mut stream = Stream {
         call: Arc::clone(call),
         filter,
@@ -180,7 +183,10 @@ impl Stream {
             (Some(_), Some(now)) => self.event(frame, "MODIFIED", &Arc::clone(now)),
             (Some(before), None) => {
                 // The last state that was selected, with the revision of this change.
-                let gone = event.deleted.clone().unwrap_or_else(|| Arc::new(before.at_revision(event.revision)));
+                let gone = event
+                    .deleted
+                    .clone()
+                    .unwrap_or_else(|| Arc::new(before.at_revision(event.revision)));
                 self.event(frame, "DELETED", &gone);
             }
             (None, None) => {}
@@ -197,7 +203,11 @@ impl Stream {
         };
         match text {
             Ok(text) => put(frame, kind, &text),
-            Err(status) => put(frame, "ERROR", &serde_json::to_vec(&status.to_json()).unwrap_or_default()),
+            Err(status) => put(
+                frame,
+                "ERROR",
+                &serde_json::to_vec(&status.to_json()).unwrap_or_default(),
+            ),
         }
     }
 
@@ -252,6 +262,10 @@ fn put(frame: &mut BytesMut, kind: &str, text: &[u8]) {
 
 fn error(status: &Status) -> Bytes {
     let mut frame = BytesMut::new();
-    put(&mut frame, "ERROR", &serde_json::to_vec(&status.to_json()).unwrap_or_default());
+    put(
+        &mut frame,
+        "ERROR",
+        &serde_json::to_vec(&status.to_json()).unwrap_or_default(),
+    );
     frame.freeze()
 }

@@ -59,7 +59,10 @@ impl Call {
     pub(crate) fn check_fields(&self, payload: Payload, validation: FieldValidation) -> Result<Value> {
         let Payload { mut value, duplicates } = payload;
         let (types, ty) = (&self.resource.types, self.resource.ty);
-        let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+        let mut problems: Vec<String> = duplicates
+            .iter()
+            .map(|path| format!("duplicate field {path:?}"))
+            .collect();
         problems.extend(strict::check(types, ty, &value).iter().map(ToString::to_string));
         match validation {
             FieldValidation::Ignore => {}
@@ -129,7 +132,11 @@ impl Call {
         manager: Option<&str>,
     ) -> Result<()> {
         defaults::apply(&self.resource, new);
-        let operation = if old.is_some() { Admitted::Update } else { Admitted::Create };
+        let operation = if old.is_some() {
+            Admitted::Update
+        } else {
+            Admitted::Create
+        };
         let name = object::meta(new, "name").to_owned();
         let attributes = Attributes {
             operation,
@@ -205,7 +212,10 @@ impl Call {
             if entry.is_none() && !create {
                 return Err(Status::not_found(&self.resource, &self.info.name));
             }
-            let old = entry.as_ref().map(|entry| present::object_of(&self.resource, entry)).transpose()?;
+            let old = entry
+                .as_ref()
+                .map(|entry| present::object_of(&self.resource, entry))
+                .transpose()?;
             let Change { mut new, manager } = change(old.as_ref())?;
             let Some((entry, old)) = entry.zip(old) else {
                 let made = super::create::store(self, new, options, manager.as_deref()).await;
@@ -326,7 +336,11 @@ impl Call {
         operation: Operation,
     ) -> Result<Option<Arc<Entry>>, StoreError> {
         let relaxed = self.resource.storage.as_ref().is_some_and(|storage| storage.relaxed);
-        let durability = if relaxed { Durability::Relaxed } else { Durability::Durable };
+        let durability = if relaxed {
+            Durability::Relaxed
+        } else {
+            Durability::Durable
+        };
         let event = self.server.cache.commit(Txn {
             key,
             expect,
@@ -398,7 +412,12 @@ fn bump_generation(resource: &Resource, old: &Value, new: &mut Value) {
 
 /// Identity of a new object.
 pub(crate) fn new_identity(resource: &Resource, value: &mut Value, now: Timestamp) {
-    for name in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+    for name in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+    ] {
         object::set_meta(value, name, None);
     }
     object::set_meta(value, "uid", Some(json!(uuid::Uuid::new_v4().to_string())));

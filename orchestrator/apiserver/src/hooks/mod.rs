@@ -10,7 +10,10 @@ pub(crate) mod services;
 mod volumes;
 
 use crate::{
-    handlers::{Call, write::{Part, restore}},
+    handlers::{
+        Call,
+        write::{Part, restore},
+    },
     http::{
         Body,
         options::{Propagation, WriteOptions},
@@ -97,7 +100,8 @@ pub(crate) fn after_create(call: &Call, new: &Value) {
 fn follow(call: &Call, object: &Value) {
     if let Some(storage) = &call.resource.storage {
         let prefix = &storage.prefix;
-        call.server.follow(prefix, object::meta(object, "namespace"), object::meta(object, "name"));
+        call.server
+            .follow(prefix, object::meta(object, "namespace"), object::meta(object, "name"));
     }
 }
 
@@ -146,7 +150,11 @@ pub(crate) fn default_propagation(resource: &Resource, _old: &Value) -> Propagat
 
 /// Seconds that an object has left after a DELETE.
 pub(crate) fn grace_period(resource: &Resource, old: &Value, asked: Option<u64>) -> u64 {
-    if resource.has_hook("pod") { pods::grace_period(old, asked) } else { 0 }
+    if resource.has_hook("pod") {
+        pods::grace_period(old, asked)
+    } else {
+        0
+    }
 }
 
 /// Further marks of a deletion.

@@ -7,7 +7,9 @@ use crate::{
 use serde_json::{Value, json};
 
 pub(super) fn prepare_create(new: &mut Value) {
-    let finalizers = &mut object::child_mut(new, "spec").entry("finalizers").or_insert_with(|| json!([]));
+    let finalizers = &mut object::child_mut(new, "spec")
+        .entry("finalizers")
+        .or_insert_with(|| json!([]));
     if let Some(all) = finalizers.as_array_mut()
         && !all.iter().any(|it| it == "kubernetes")
     {
@@ -24,5 +26,7 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value, part: Part<'_>) {
 }
 
 pub(super) fn holds(namespace: &Value) -> bool {
-    namespace["spec"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
+    namespace["spec"]["finalizers"]
+        .as_array()
+        .is_some_and(|all| !all.is_empty())
 }

@@ -24,9 +24,12 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value, part: Part<'_>) {
 /// memory and requests just that.
 fn quality_of_service(pod: &Value) -> &'static str {
     let lists = ["containers", "initContainers"];
-    let containers = lists.iter().flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
+    let containers = lists
+        .iter()
+        .flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
     let (mut any, mut guaranteed) = (false, true);
-    let set = |value: &Value| value.as_str().is_some_and(|text| !is_zero(text)) || value.as_f64().is_some_and(|it| it > 0.0);
+    let set =
+        |value: &Value| value.as_str().is_some_and(|text| !is_zero(text)) || value.as_f64().is_some_and(|it| it > 0.0);
     for container in containers {
         for resource in ["cpu", "memory"] {
             let limit = &container["resources"]["limits"][resource];
@@ -69,8 +72,14 @@ mod tests {
             (json!({ "requests": { "cpu": "0" } }), "BestEffort"),
             (json!({ "requests": { "cpu": "10m" } }), "Burstable"),
             (json!({ "limits": { "cpu": "1", "memory": "1Gi" } }), "Guaranteed"),
-            (json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "1" } }), "Guaranteed"),
-            (json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }), "Burstable"),
+            (
+                json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "1" } }),
+                "Guaranteed",
+            ),
+            (
+                json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }),
+                "Burstable",
+            ),
             (json!({ "limits": { "cpu": "1" } }), "Burstable"),
         ] {
             assert_eq!(quality_of_service(&pod(resources.clone())), class, "{resources}");
