@@ -297,3 +297,74 @@ async fn who_may_not_is_told_so() {
         403
     );
 }
+
+#[tokio::test]
+async fn a_namespace_goes_when_its_content_is_said_to_be_gone() {
+    let server = TestServer::start().await;
+    let path = "/api/v1/namespaces";
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "n" } });
+    let (code, made) = server.post(path, &namespace).await;
+    assert_eq!((code, &made["status"]["phase"]), (201, &json!("Active")), "{made}");
+    assert_eq!(made["metadata"]["labels"]["kubernetes.io/metadata.name"], "n");
+    let (code, ending) = server.delete(&format!("{path}/n"), None).await;
+    assert_eq!((code, &ending["status"]["phase"]), (200, &json!("Terminating")), "{ending}");
+    let (code, status) = server.post("/api/v1/namespaces/n/configmaps", &map("late", &json!({}))).await;
+    assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")), "{status}");
+    let mut last = ending.clone();
+    last["spec"]["finalizers"] = json!([]);
+    let (code, it) = server.put(&format!("{path}/n/finalize"), &last).await;
+    assert_eq!(code, 200, "{it}");
+    assert_eq!(server.get(&format!("{path}/n")).await.0, 404);
+}
+
+#[tokio::test]
+async fn pods_wait_for_their_grace_when_they_have_a_node() {
+    let server = TestServer::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
+    server.post(accounts, &account).await;
+    let path = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": { "containers": [{ "name": "c", "image": "i" }] }, "status": { "phase": "Running" },
+        })
+    };
+    let (code, made) = server.post(path, &pod("a")).await;
+    assert_eq!((code, &made["status"]["phase"]), (201, &json!("Pending")), "{made}");
+    assert_eq!(made["status"]["qosClass"], "BestEffort");
+    let binding = json!({ "apiVersion": "v1", "kind": "Binding", "metadata": { "name": "a" }, "target": { "kind": "Node", "name": "n" } });
+    let (code, bound) = server.post(&format!("{path}/a/binding"), &binding).await;
+    assert_eq!(code, 201, "{bound}");
+    assert_eq!(server.post(&format!("{path}/a/binding"), &binding).await.0, 409);
+    let (_, bound) = server.get(&format!("{path}/a")).await;
+    assert_eq!(bound["spec"]["nodeName"], "n");
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    let (code, ending) = server.delete(&format!("{path}/a"), None).await;
+    assert_eq!((code, &ending["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(30)), "{ending}");
+    let (code, _) = server.delete(&format!("{path}/a"), Some(&json!({ "gracePeriodSeconds": 0 }))).await;
+    assert_eq!(code, 200);
+    assert_eq!(server.get(&format!("{path}/a")).await.0, 404);
+    // Without a node there is nobody to wait for.
+    server.post(path, &pod("b")).await;
+    server.delete(&format!("{path}/b"), None).await;
+    assert_eq!(server.get(&format!("{path}/b")).await.0, 404);
+}
+
+#[tokio::test]
+async fn tokens_are_made_and_reviewed() {
+    let server = TestServer::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "robot" } });
+    server.post(accounts, &account).await;
+    let request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
+    let (code, made) = server.post(&format!("{accounts}/robot/token"), &request).await;
+    assert_eq!(code, 201, "{made}");
+    let token = made["status"]["token"].as_str().unwrap();
+    let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
+    let (code, it) = server.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    assert_eq!((code, &it["status"]["user"]["username"]), (201, &json!("system:serviceaccount:default:robot")), "{it}");
+    server.delete(&format!("{accounts}/robot"), None).await;
+    let (_, it) = server.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    assert!(it["status"]["authenticated"] != true, "{it}");
+}

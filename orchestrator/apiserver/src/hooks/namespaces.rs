@@ -19,9 +19,15 @@ pub(super) fn prepare_create(new: &mut Value) {
 }
 
 pub(super) fn prepare_update(old: &Value, new: &mut Value, part: Part<'_>) {
-    // `spec.finalizers` change through the subresource `finalize` alone.
-    if part == Part::Main {
-        restore(old, new, "spec");
+    // `spec.finalizers` change through the subresource `finalize` alone, and nothing else does there.
+    match part {
+        Part::Main => restore(old, new, "spec"),
+        Part::Other("finalize") => {
+            for name in ["metadata", "status"] {
+                restore(old, new, name);
+            }
+        }
+        _ => {}
     }
 }
 
