@@ -2,7 +2,11 @@
 //! and pure functions over them. No IO, no clock, no HTTP.
 
 mod builtin;
+
+pub mod proto;
+pub mod read;
 pub mod resource;
+pub mod strict;
 pub mod types;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
