@@ -6,15 +6,17 @@ pub mod columns;
 pub mod defaults;
 pub mod jsonpath;
 pub mod kinds;
+pub mod proto;
+pub mod read;
 pub mod resource;
+pub mod strict;
 pub mod table;
 pub mod types;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
 
-mod pending;
-pub use pending::*;
+mod pending; pub use pending::*;
 
 #[cfg(test)]
 mod samples;

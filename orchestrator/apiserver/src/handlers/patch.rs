@@ -13,7 +13,10 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-use fairlead_schema::{read, strict};
+use fairlead_schema::{
+    read,
+    strict::{self, FieldProblem},
+};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
@@ -77,7 +80,7 @@ pub(crate) async fn part(call: &Call, body: &Bytes, part: Part<'_>) -> Result<Re
     create::respond(call, StatusCode::OK, outcome)
 }
 
-fn read_patch(body: &Bytes) -> Result<(Value, Vec<String>)> {
+fn read_patch(body: &Bytes) -> Result<(Value, Vec<FieldProblem>)> {
     let (patch, duplicates) =
         read::json(body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
     if !patch.is_object() {
@@ -86,10 +89,10 @@ fn read_patch(body: &Bytes) -> Result<(Value, Vec<String>)> {
     Ok((patch, duplicates))
 }
 
-fn warn_duplicates(call: &Call, options: &WriteOptions, duplicates: &[String]) -> Result<()> {
+fn warn_duplicates(call: &Call, options: &WriteOptions, duplicates: &[FieldProblem]) -> Result<()> {
     let problems: Vec<_> = duplicates
         .iter()
-        .map(|path| format!("duplicate field {path:?}"))
+        .map(ToString::to_string)
         .collect();
     match options.field_validation {
         FieldValidation::Ignore => {}

@@ -61,7 +61,7 @@ impl Call {
         let (types, ty) = (&self.resource.types, self.resource.ty);
         let mut problems: Vec<String> = duplicates
             .iter()
-            .map(|path| format!("duplicate field {path:?}"))
+            .map(ToString::to_string)
             .collect();
         problems.extend(strict::check(types, ty, &value).iter().map(ToString::to_string));
         match validation {

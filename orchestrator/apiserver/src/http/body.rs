@@ -2,7 +2,7 @@
 
 use crate::status::{Result, Status};
 use bytes::{Bytes, BytesMut};
-use fairlead_schema::{Types, proto, read};
+use fairlead_schema::{Types, proto, read, strict::FieldProblem};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody};
 use serde_json::Value;
@@ -84,8 +84,8 @@ where
 pub struct Payload {
     /// The object; `Null` for no body.
     pub value: Value,
-    /// Paths of fields that were given twice.
-    pub duplicates: Vec<String>,
+    /// Fields that were given twice.
+    pub duplicates: Vec<FieldProblem>,
 }
 
 const MEDIA_TYPES: [&str; 3] = [
