@@ -114,7 +114,7 @@ pub(crate) enum StoreCommand {
         /// The new file.
         file: PathBuf,
     },
-    /// Replace the store by a snapshot; the old one is kept beside it.
+    /// Make a store of a snapshot, where there is none: move the old one away first.
     Restore {
         /// The snapshot.
         file: PathBuf,
