@@ -3,6 +3,8 @@
 
 mod builtin;
 
+pub mod docs;
+pub mod openapi;
 pub mod proto;
 pub mod read;
 pub mod resource;
