@@ -6,6 +6,8 @@ pub mod columns;
 pub mod defaults;
 pub mod jsonpath;
 pub mod kinds;
+pub mod names;
+pub mod quantity;
 pub mod resource;
 pub mod table;
 pub mod types;
