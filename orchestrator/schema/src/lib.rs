@@ -11,6 +11,7 @@ pub mod quantity;
 pub mod resource;
 pub mod table;
 pub mod types;
+pub mod validate;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};

@@ -15,7 +15,9 @@ const MAX_GENERATED_PREFIX: usize = 63 - SUFFIX_LENGTH;
 
 /// The name made of `metadata.generateName` and a random suffix.
 pub fn generated(prefix: &str, suffix: &str) -> String {
-    let end = (0..=prefix.len().min(MAX_GENERATED_PREFIX)).rev().find(|it| prefix.is_char_boundary(*it));
+    let end = (0..=prefix.len().min(MAX_GENERATED_PREFIX))
+        .rev()
+        .find(|it| prefix.is_char_boundary(*it));
     format!("{}{suffix}", &prefix[..end.unwrap_or(0)])
 }
 
@@ -91,7 +93,10 @@ fn pattern(message: &str, pattern: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
         return format!("{message} (regex used for validation is '{pattern}')");
     }
-    format!("{message} (e.g. {}regex used for validation is '{pattern}')", examples.join(" or "))
+    format!(
+        "{message} (e.g. {}regex used for validation is '{pattern}')",
+        examples.join(" or ")
+    )
 }
 
 fn is_lower(byte: u8) -> bool {
@@ -182,7 +187,9 @@ fn is_key(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends = bytes.first().zip(bytes.last());
     ends.is_some_and(|(first, last)| first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric())
-        && bytes.iter().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_' | b'.'))
 }
 
 const KEY_MESSAGE: &str =
@@ -229,7 +236,11 @@ pub fn label_value(text: &str) -> Vec<String> {
     if !text.is_empty() && !is_key(text) {
         let message = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and \
                        must start and end with an alphanumeric character";
-        all.push(pattern(message, &format!("({KEY})?"), &["MyValue", "my_value", "12345"]));
+        all.push(pattern(
+            message,
+            &format!("({KEY})?"),
+            &["MyValue", "my_value", "12345"],
+        ));
     }
     all
 }
@@ -272,9 +283,17 @@ pub fn config_key(text: &str) -> Vec<String> {
     if text.len() > 253 {
         all.push(too_long(253));
     }
-    if text.is_empty() || !text.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_')) {
+    if text.is_empty()
+        || !text
+            .bytes()
+            .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_'))
+    {
         let message = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
-        all.push(pattern(message, "[-._a-zA-Z0-9]+", &["key.name", "KEY_NAME", "key-name"]));
+        all.push(pattern(
+            message,
+            "[-._a-zA-Z0-9]+",
+            &["key.name", "KEY_NAME", "key-name"],
+        ));
     }
     match text {
         "." => all.push("must not be '.'".into()),
@@ -307,12 +326,32 @@ mod tests {
             object_name(registry.resource(group, "v1", plural).unwrap(), name, false).is_empty()
         };
         for (group, plural, good, bad) in [
-            ("", "pods", &["a", "a.b-c", "0"] as &[&str], &["", "A", "a_b", "-a", "a-", "a..b", ".a"] as &[&str]),
+            (
+                "",
+                "pods",
+                &["a", "a.b-c", "0"] as &[&str],
+                &["", "A", "a_b", "-a", "a-", "a..b", ".a"] as &[&str],
+            ),
             ("", "namespaces", &["a-b", "0a"], &["a.b", "A"]),
             ("", "services", &["a-1"], &["1a", "a.b", ""]),
-            ("rbac.authorization.k8s.io", "roles", &["system:node", "A b"], &["a/b", "..", "50%"]),
-            ("batch", "cronjobs", &["a"], &["a123456789b123456789c123456789d123456789e123456789fgh"]),
-            ("networking.k8s.io", "ipaddresses", &["10.96.0.1", "fd00::1"], &["10.96.0.01", "fd00:0::1", "x"]),
+            (
+                "rbac.authorization.k8s.io",
+                "roles",
+                &["system:node", "A b"],
+                &["a/b", "..", "50%"],
+            ),
+            (
+                "batch",
+                "cronjobs",
+                &["a"],
+                &["a123456789b123456789c123456789d123456789e123456789fgh"],
+            ),
+            (
+                "networking.k8s.io",
+                "ipaddresses",
+                &["10.96.0.1", "fd00::1"],
+                &["10.96.0.01", "fd00:0::1", "x"],
+            ),
         ] {
             for name in good {
                 assert!(is_name(group, plural, name), "{plural} {name}");
@@ -349,9 +388,11 @@ mod tests {
     fn messages_are_those_that_clients_know() {
         assert_eq!(
             dns1123_label("A"),
-            ["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
+            [
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
               end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
-              '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"]
+              '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+            ]
         );
     }
 

@@ -23,7 +23,9 @@ impl Quantity {
             b'+' => (false, &text[1..]),
             _ => (false, text),
         };
-        let end = rest.find(|it: char| !it.is_ascii_digit() && it != '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|it: char| !it.is_ascii_digit() && it != '.')
+            .unwrap_or(rest.len());
         let (number, suffix) = rest.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if fraction.contains('.') || (whole.is_empty() && fraction.is_empty()) {
@@ -181,7 +183,9 @@ mod tests {
         ] {
             assert_eq!(Quantity::parse(text).map(Quantity::millis), Some(millis), "{text}");
         }
-        for text in ["", ".", "1.2.3", "m", "1mm", "1K", "1e", "1ee3", "e3", " 1", "1 ", "--1", "0x1", "1e9999"] {
+        for text in [
+            "", ".", "1.2.3", "m", "1mm", "1K", "1e", "1ee3", "e3", " 1", "1 ", "--1", "0x1", "1e9999",
+        ] {
             assert_eq!(Quantity::parse(text), None, "{text}");
         }
         assert_eq!(Quantity::parse("1Ei").map(Quantity::whole), Some(1 << 60));
