@@ -4,11 +4,16 @@
 mod builtin;
 pub mod columns;
 pub mod defaults;
+pub mod docs;
 pub mod jsonpath;
 pub mod kinds;
 pub mod names;
+pub mod openapi;
+pub mod proto;
 pub mod quantity;
+pub mod read;
 pub mod resource;
+pub mod strict;
 pub mod table;
 pub mod types;
 pub mod validate;
