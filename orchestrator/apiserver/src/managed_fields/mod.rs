@@ -71,12 +71,22 @@ pub enum Tracked {
 impl Tracked {
     /// All but these fields, given as `status` or `metadata.labels`.
     pub fn except(paths: &[&str]) -> Self {
-        Self::Except(paths.iter().map(|path| path.split('.').map(Into::into).collect()).collect())
+        Self::Except(
+            paths
+                .iter()
+                .map(|path| path.split('.').map(Into::into).collect())
+                .collect(),
+        )
     }
 
     /// Only these fields, given as `spec.containers.*.resources`.
     pub fn only(paths: &[&str]) -> Self {
-        Self::Only(paths.iter().map(|path| path.split('.').map(Into::into).collect()).collect())
+        Self::Only(
+            paths
+                .iter()
+                .map(|path| path.split('.').map(Into::into).collect())
+                .collect(),
+        )
     }
 }
 
@@ -103,9 +113,15 @@ pub fn apply(write: &Write<'_>, force: bool, live: Option<&Value>, config: &Valu
     if text("apiVersion") != write.api_version || text("kind") != write.kind {
         let version = text("apiVersion");
         let slash = if version.contains('/') { "" } else { "/" };
-        return Err(bad(format!("invalid object type: {slash}{version}, Kind={}", text("kind"))));
+        return Err(bad(format!(
+            "invalid object type: {slash}{version}, Kind={}",
+            text("kind")
+        )));
     }
-    if config.pointer("/metadata/managedFields").is_some_and(|entries| !entries.is_null()) {
+    if config
+        .pointer("/metadata/managedFields")
+        .is_some_and(|entries| !entries.is_null())
+    {
         return Err(bad("metadata.managedFields must be nil".into()));
     }
     if deeper_than(config, MAX_DEPTH) || live.is_some_and(|live| deeper_than(live, MAX_DEPTH)) {
@@ -160,13 +176,18 @@ fn sent_or_live(write: &Write<'_>, live: Option<&Value>, new: &Value) -> Manager
         return Managers::new();
     }
     // Clients that know nothing of managedFields must not delete them by accident.
-    decode(sent).ok().filter(|managers| !managers.is_empty()).unwrap_or_else(live)
+    decode(sent)
+        .ok()
+        .filter(|managers| !managers.is_empty())
+        .unwrap_or_else(live)
 }
 
 fn is_reset(entries: &[Value]) -> bool {
     match entries {
         [] => true,
-        [entry] => entry.as_object().is_some_and(|entry| entry.values().all(|value| value.is_null() || value == "")),
+        [entry] => entry
+            .as_object()
+            .is_some_and(|entry| entry.values().all(|value| value.is_null() || value == "")),
         _ => false,
     }
 }
@@ -183,8 +204,12 @@ pub fn check(object: &Value) -> Result<(), String> {
 /// Gives `new` the entries of `old` if they differ in nothing but times, and the objects in nothing at all: a write that
 /// changes nothing shall not be one. To be called last, before an object is stored.
 pub fn keep_times(old: &Value, new: &mut Value) {
-    let (Some(was), Some(is)) = (managed_fields(old), managed_fields(new)) else { return };
-    let (Some(was), Some(is)) = (was.as_array(), is.as_array()) else { return };
+    let (Some(was), Some(is)) = (managed_fields(old), managed_fields(new)) else {
+        return;
+    };
+    let (Some(was), Some(is)) = (was.as_array(), is.as_array()) else {
+        return;
+    };
     let timeless = |entry: &Value| {
         let mut entry = entry.clone();
         entry.as_object_mut().map(|fields| fields.remove("time"));
@@ -197,7 +222,9 @@ pub fn keep_times(old: &Value, new: &mut Value) {
     let mut unmatched: Vec<Value> = was.iter().map(timeless).collect();
     for entry in is {
         let entry = timeless(entry);
-        let Some(at) = unmatched.iter().position(|it| *it == entry) else { return };
+        let Some(at) = unmatched.iter().position(|it| *it == entry) else {
+            return;
+        };
         unmatched.swap_remove(at);
     }
     let set = |new: &mut Value, entries| match new.pointer_mut("/metadata/managedFields") {
@@ -232,9 +259,21 @@ fn set_managed_fields(object: &mut Value, entries: Vec<Value>) {
 
 /// As `default/web; apps/v1, Kind=Deployment`: how upstream's errors name the object.
 fn object_name(object: &Value, write: &Write<'_>) -> String {
-    let text = |field: &str| object.get("metadata").and_then(|it| it.get(field)).and_then(Value::as_str).unwrap_or_default();
+    let text = |field: &str| {
+        object
+            .get("metadata")
+            .and_then(|it| it.get(field))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let slash = if write.api_version.contains('/') { "" } else { "/" };
-    format!("{}/{}; {slash}{}, Kind={}", text("namespace"), text("name"), write.api_version, write.kind)
+    format!(
+        "{}/{}; {slash}{}, Kind={}",
+        text("namespace"),
+        text("name"),
+        write.api_version,
+        write.kind
+    )
 }
 
 #[cfg(test)]

@@ -27,11 +27,18 @@ pub(super) fn merge(
     new: Vec<Value>,
 ) -> Result<Merged, PatchError> {
     let Some(kind) = kind_of_items(&old, &new)? else {
-        return Ok(Merged { items: old, order: Vec::new() });
+        return Ok(Merged {
+            items: old,
+            order: Vec::new(),
+        });
     };
     if kind != discriminant(&Value::Object(Map::new())) {
         let mut seen = BTreeSet::new();
-        let both = old.iter().chain(&new).filter(|item| seen.insert(canonical(item))).cloned();
+        let both = old
+            .iter()
+            .chain(&new)
+            .filter(|item| seen.insert(canonical(item)))
+            .cloned();
         let items = sort(both.collect(), &new, &old, None)?;
         return Ok(Merged { items, order: old });
     }
@@ -53,7 +60,9 @@ pub(super) fn merge(
         let place = places.get(&id).copied();
         let old = place.and_then(|at| merged.get_mut(at));
         match (old, item) {
-            (Some(Value::Object(old)), Value::Object(item)) => *old = schema.merge(std::mem::take(old), item.clone())?,
+            (Some(Value::Object(old)), Value::Object(item)) => {
+                *old = schema.merge(std::mem::take(old), item.clone())?
+            }
             _ => {
                 places.insert(id, merged.len());
                 merged.extend(clean(item.clone()));
@@ -61,14 +70,20 @@ pub(super) fn merge(
         }
     }
     let live_order = merged.iter().take(room).cloned().collect();
-    Ok(Merged { items: sort(merged, &new, &order, Some(merge_key))?, order: live_order })
+    Ok(Merged {
+        items: sort(merged, &new, &order, Some(merge_key))?,
+        order: live_order,
+    })
 }
 
 /// Takes the values of a `$deleteFromPrimitiveList` out of a list.
 pub(super) fn delete(old: Vec<Value>, values: &[Value]) -> Result<Vec<Value>, PatchError> {
     kind_of_items(&old, values)?;
     let values: BTreeSet<_> = values.iter().map(canonical).collect();
-    Ok(old.into_iter().filter(|item| !values.contains(&canonical(item))).collect())
+    Ok(old
+        .into_iter()
+        .filter(|item| !values.contains(&canonical(item)))
+        .collect())
 }
 
 /// Applies the items that carry a `$patch` and gives what is left of both lists.
@@ -189,7 +204,10 @@ fn kind_of_items(old: &[Value], new: &[Value]) -> Result<Option<Discriminant<Val
     }
     if kinds.any(|other| other != kind) {
         let lists = [Value::Array(old.to_vec()), Value::Array(new.to_vec())];
-        return Err(bad(format!("list element types are not identical: {}", go_text(&Value::Array(lists.into())))));
+        return Err(bad(format!(
+            "list element types are not identical: {}",
+            go_text(&Value::Array(lists.into()))
+        )));
     }
     Ok(Some(kind))
 }

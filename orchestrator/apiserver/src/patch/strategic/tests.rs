@@ -27,18 +27,28 @@ fn pod_error(object: Value, patch: Value) -> String {
 }
 
 fn names(list: &Value) -> Vec<&str> {
-    list.as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect()
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["name"].as_str().unwrap())
+        .collect()
 }
 
 fn containers(names: &[&str]) -> Value {
-    names.iter().map(|name| json!({"name": name, "image": format!("{name}:1")})).collect()
+    names
+        .iter()
+        .map(|name| json!({"name": name, "image": format!("{name}:1")}))
+        .collect()
 }
 
 #[test]
 fn fields_are_merged_and_nulls_delete() {
     let object = json!({"nodeName": "a", "hostNetwork": true, "nodeSelector": {"x": "1", "y": "2"}});
     let patch = json!({"nodeName": "b", "hostNetwork": null, "hostPID": null, "nodeSelector": {"x": null, "z": "3"}});
-    assert_eq!(pod(object, patch), json!({"nodeName": "b", "nodeSelector": {"y": "2", "z": "3"}}));
+    assert_eq!(
+        pod(object, patch),
+        json!({"nodeName": "b", "nodeSelector": {"y": "2", "z": "3"}})
+    );
 }
 
 #[test]
@@ -46,13 +56,19 @@ fn new_values_enter_without_nulls() {
     let patch = json!({"securityContext": {"runAsUser": null, "fsGroup": 1}, "nodeSelector": null});
     assert_eq!(pod(json!({}), patch), json!({"securityContext": {"fsGroup": 1}}));
     // A value of another kind is replaced.
-    assert_eq!(pod(json!({"nodeName": {"a": 1}}), json!({"nodeName": "x"})), json!({"nodeName": "x"}));
+    assert_eq!(
+        pod(json!({"nodeName": {"a": 1}}), json!({"nodeName": "x"})),
+        json!({"nodeName": "x"})
+    );
 }
 
 #[test]
 fn lists_with_a_merge_key_are_merged_by_it() {
     let object = json!({"containers": containers(&["a", "b"])});
-    let patched = pod(object, json!({"containers": [{"name": "b", "image": "new"}, {"name": "c"}]}));
+    let patched = pod(
+        object,
+        json!({"containers": [{"name": "b", "image": "new"}, {"name": "c"}]}),
+    );
     assert_eq!(
         patched,
         json!({"containers": [{"name": "a", "image": "a:1"}, {"name": "b", "image": "new"}, {"name": "c"}]})
@@ -80,29 +96,44 @@ fn merge_keys_may_be_numbers() {
 #[test]
 fn items_are_deleted_by_their_merge_key() {
     let object = json!({"containers": containers(&["a", "b", "a"])});
-    let patched = pod(object.clone(), json!({"containers": [{"$patch": "delete", "name": "a"}]}));
+    let patched = pod(
+        object.clone(),
+        json!({"containers": [{"$patch": "delete", "name": "a"}]}),
+    );
     assert_eq!(names(&patched["containers"]), ["b"]);
     let both = json!({"containers": [{"$patch": "delete", "name": "a"}, {"name": "c"}]});
     assert_eq!(names(&pod(object.clone(), both)["containers"]), ["c", "b"]);
     // Nothing there to delete is fine.
     let patched = pod(object, json!({"containers": [{"$patch": "delete", "name": "x"}]}));
     assert_eq!(names(&patched["containers"]), ["a", "a", "b"]);
-    assert_eq!(pod(json!({}), json!({"containers": [{"$patch": "delete", "name": "x"}]})), json!({"containers": []}));
+    assert_eq!(
+        pod(json!({}), json!({"containers": [{"$patch": "delete", "name": "x"}]})),
+        json!({"containers": []})
+    );
 }
 
 #[test]
 fn a_merged_list_can_be_replaced() {
     let object = json!({"containers": containers(&["a", "b"])});
-    let patched = pod(object.clone(), json!({"containers": [{"name": "c", "image": null}, {"$patch": "replace"}]}));
+    let patched = pod(
+        object.clone(),
+        json!({"containers": [{"name": "c", "image": null}, {"$patch": "replace"}]}),
+    );
     assert_eq!(patched, json!({"containers": [{"name": "c"}]}));
-    assert_eq!(pod(object, json!({"containers": [{"$patch": "replace"}]})), json!({"containers": []}));
+    assert_eq!(
+        pod(object, json!({"containers": [{"$patch": "replace"}]})),
+        json!({"containers": []})
+    );
 }
 
 #[test]
 fn objects_can_be_replaced_and_emptied() {
     let object = json!({"securityContext": {"runAsUser": 1, "fsGroup": 2}});
     let replace = json!({"securityContext": {"$patch": "replace", "runAsGroup": 3, "fsGroup": null}});
-    assert_eq!(pod(object.clone(), replace), json!({"securityContext": {"runAsGroup": 3}}));
+    assert_eq!(
+        pod(object.clone(), replace),
+        json!({"securityContext": {"runAsGroup": 3}})
+    );
     let delete = json!({"securityContext": {"$patch": "delete"}});
     assert_eq!(pod(object, delete.clone()), json!({"securityContext": {}}));
     assert_eq!(pod(json!({}), delete), json!({}));
@@ -112,23 +143,40 @@ fn objects_can_be_replaced_and_emptied() {
 fn retain_keys_drops_what_is_not_listed() {
     let object = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
     let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
-    assert_eq!(patch_as("Deployment", object, patch), Ok(json!({"spec": {"strategy": {"type": "Recreate"}}})));
+    assert_eq!(
+        patch_as("Deployment", object, patch),
+        Ok(json!({"spec": {"strategy": {"type": "Recreate"}}}))
+    );
     let object = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
     let patch = json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/"}}]});
-    assert_eq!(pod(object, patch), json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}));
-    for bad in [json!({"$retainKeys": "a"}), json!({"$retainKeys": ["a"], "nodeName": "x"})] {
+    assert_eq!(
+        pod(object, patch),
+        json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]})
+    );
+    for bad in [
+        json!({"$retainKeys": "a"}),
+        json!({"$retainKeys": ["a"], "nodeName": "x"}),
+    ] {
         assert_eq!(pod_error(json!({}), bad), "invalid patch format of retainKeys");
     }
 }
 
 fn finalizers(object: &[&str], patch: Value) -> Value {
-    let patched = patch_as("Pod", json!({"metadata": {"finalizers": object}}), json!({"metadata": patch})).unwrap();
+    let patched = patch_as(
+        "Pod",
+        json!({"metadata": {"finalizers": object}}),
+        json!({"metadata": patch}),
+    )
+    .unwrap();
     patched["metadata"]["finalizers"].clone()
 }
 
 #[test]
 fn merged_lists_of_scalars_are_sets() {
-    assert_eq!(finalizers(&["a", "b"], json!({"finalizers": ["c", "a", "c"]})), json!(["c", "a", "b"]));
+    assert_eq!(
+        finalizers(&["a", "b"], json!({"finalizers": ["c", "a", "c"]})),
+        json!(["c", "a", "b"])
+    );
     assert_eq!(finalizers(&["a", "a"], json!({"finalizers": ["b"]})), json!(["b", "a"]));
     assert_eq!(finalizers(&[], json!({"finalizers": []})), json!([]));
 }
@@ -140,7 +188,12 @@ fn scalars_are_deleted_through_the_parallel_list() {
     let only = json!({"$deleteFromPrimitiveList/finalizers": ["a"]});
     assert_eq!(finalizers(&["a", "b", "a"], only.clone()), json!(["b"]));
     assert_eq!(patch_as("Pod", json!({}), only), Ok(json!({})));
-    let bad = patch_as("Pod", json!({"metadata": {}}), json!({"metadata": {"$deleteFromPrimitiveList": []}})).unwrap_err();
+    let bad = patch_as(
+        "Pod",
+        json!({"metadata": {}}),
+        json!({"metadata": {"$deleteFromPrimitiveList": []}}),
+    )
+    .unwrap_err();
     assert_eq!(bad.to_string(), "invalid patch format of primitive list");
 }
 
@@ -153,7 +206,14 @@ fn set_element_order_orders_scalars() {
     assert_eq!(finalizers(&["a", "s", "b"], patch), json!(["s", "b", "a"]));
     let patch = json!({"$setElementOrder/finalizers": ["a", "b"], "$deleteFromPrimitiveList/finalizers": ["c"]});
     assert_eq!(finalizers(&["c", "b", "a"], patch), json!(["a", "b"]));
-    assert_eq!(patch_as("Pod", json!({}), json!({"metadata": {"$setElementOrder/finalizers": ["a"]}})), Ok(json!({"metadata": {}})));
+    assert_eq!(
+        patch_as(
+            "Pod",
+            json!({}),
+            json!({"metadata": {"$setElementOrder/finalizers": ["a"]}})
+        ),
+        Ok(json!({"metadata": {}}))
+    );
 }
 
 #[test]
@@ -183,7 +243,10 @@ fn set_element_order_orders_objects() {
         "expected a []interface {}, but received a string"
     );
     let bad = json!({"$setElementOrder": []});
-    assert_eq!(pod_error(json!({}), bad), "invalid patch format of setElementOrder list");
+    assert_eq!(
+        pod_error(json!({}), bad),
+        "invalid patch format of setElementOrder list"
+    );
 }
 
 #[test]
@@ -208,14 +271,26 @@ fn kubectl_apply_of_a_changed_deployment() {
 fn malformed_patches_are_refused_in_upstreams_words() {
     let object = json!({"containers": containers(&["a"]), "securityContext": {"fsGroup": 1}});
     let cases = [
-        (json!({"containers": [{"image": "x"}]}), "map: map[image:x] does not contain declared merge key: name"),
+        (
+            json!({"containers": [{"image": "x"}]}),
+            "map: map[image:x] does not contain declared merge key: name",
+        ),
         (
             json!({"containers": [{"$patch": "delete"}]}),
             "map: map[$patch:delete] does not contain declared merge key: name",
         ),
-        (json!({"containers": [{"$patch": "merge"}]}), "merging lists cannot yet be specified in the patch"),
-        (json!({"containers": [{"$patch": "x"}]}), "unknown patch type: x in map: map[$patch:x]"),
-        (json!({"securityContext": {"$patch": "x"}}), "unknown patch type: x in map: map[$patch:x]"),
+        (
+            json!({"containers": [{"$patch": "merge"}]}),
+            "merging lists cannot yet be specified in the patch",
+        ),
+        (
+            json!({"containers": [{"$patch": "x"}]}),
+            "unknown patch type: x in map: map[$patch:x]",
+        ),
+        (
+            json!({"securityContext": {"$patch": "x"}}),
+            "unknown patch type: x in map: map[$patch:x]",
+        ),
         (
             json!({"containers": ["x"]}),
             "list element types are not identical: [[map[image:a:1 name:a]] [x]]",
@@ -225,9 +300,19 @@ fn malformed_patches_are_refused_in_upstreams_words() {
         assert_eq!(pod_error(object.clone(), patch), wanted);
     }
     let error = patch_as("Pod", json!({"spec": {"nope": {}}}), json!({"spec": {"nope": {}}})).unwrap_err();
-    assert_eq!(error.to_string(), "unable to find api field in struct PodSpec for the json field \"nope\"");
-    assert_eq!(patch_as("Pod", json!({}), json!([])).unwrap_err().to_string(), "invalid JSON document");
-    let lists = patch_as("Pod", json!({"spec": {"containers": [[]]}}), json!({"spec": {"containers": [[]]}}));
+    assert_eq!(
+        error.to_string(),
+        "unable to find api field in struct PodSpec for the json field \"nope\""
+    );
+    assert_eq!(
+        patch_as("Pod", json!({}), json!([])).unwrap_err().to_string(),
+        "invalid JSON document"
+    );
+    let lists = patch_as(
+        "Pod",
+        json!({"spec": {"containers": [[]]}}),
+        json!({"spec": {"containers": [[]]}}),
+    );
     assert_eq!(lists.unwrap_err().code(), 422);
 }
 
