@@ -97,7 +97,7 @@ fn try_apply(
         Some(previous) if !previous.fields.is_empty() => prune(typed, merged, &previous.fields, &fields, &managers),
         _ => merged,
     };
-    let changes = filtered(write.tracked, Comparison::of(typed, live, &new));
+    let changes = filtered(write.tracked, &Comparison::of(typed, live, &new));
     take_over(&changes, force, &mut managers)?;
     let fields = fields.difference(&NEVER_OWNED);
     let unchanged = same(live, &new);
@@ -118,7 +118,7 @@ pub(super) fn update(write: &Write<'_>, live: &Value, new: &Value, mut managers:
     let typed = Typed::new(write.types, write.ty);
     forget_unknown_versions(write, &mut managers);
     reconcile(typed, &mut managers);
-    let changes = filtered(write.tracked, Comparison::of(typed, live, new));
+    let changes = filtered(write.tracked, &Comparison::of(typed, live, new));
     // Forced, so that it cannot fail.
     let _ = take_over(&changes, true, &mut managers);
     let written = filter(write.tracked, &changes.written()).difference(&NEVER_OWNED);
@@ -214,7 +214,7 @@ fn prune(typed: Typed<'_>, merged: Value, previous: &FieldSet, applied: &FieldSe
         .unwrap_or(merged)
 }
 
-fn filtered(tracked: &Tracked, changes: Comparison) -> Comparison {
+fn filtered(tracked: &Tracked, changes: &Comparison) -> Comparison {
     Comparison {
         added: filter(tracked, &changes.added),
         modified: filter(tracked, &changes.modified),

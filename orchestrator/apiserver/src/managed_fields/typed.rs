@@ -233,10 +233,10 @@ impl<'a> Typed<'a> {
                 }
             }
             (Shape::Leaf(Leaf::Map) | Shape::Fields(_), value) if strict => {
-                report(format!("expected map, got {value}"))
+                report(format!("expected map, got {value}"));
             }
             (Shape::Leaf(Leaf::List) | Shape::Items(_), value) if strict => {
-                report(format!("expected list, got {value}"))
+                report(format!("expected list, got {value}"));
             }
             _ => {}
         }
@@ -348,7 +348,7 @@ impl<'a> Typed<'a> {
                 let mut left = Map::new();
                 for (name, value) in fields {
                     let element = PathElement::field(name);
-                    if let Some(value) = self.field(name).remove_part(element, value, paths, held) {
+                    if let Some(value) = self.field(name).remove_part(&element, value, paths, held) {
                         left.insert(name.clone(), value);
                     }
                 }
@@ -356,7 +356,7 @@ impl<'a> Typed<'a> {
             }
             (Shape::Items(kind), Value::Array(items)) => {
                 let part = |item: &Value| match self.name(kind, item) {
-                    Ok(name) => self.item().remove_part(name, item, paths, held),
+                    Ok(name) => self.item().remove_part(&name, item, paths, held),
                     Err(_) => Some(item.clone()),
                 };
                 let left: Vec<_> = items.iter().filter_map(part).collect();
@@ -366,17 +366,17 @@ impl<'a> Typed<'a> {
         }
     }
 
-    fn remove_part(self, element: PathElement, value: &Value, paths: &FieldSet, held: &FieldSet) -> Option<Value> {
-        if paths.has(&element) {
+    fn remove_part(self, element: &PathElement, value: &Value, paths: &FieldSet, held: &FieldSet) -> Option<Value> {
+        if paths.has(element) {
             return None;
         }
         let Some(below) = paths.below(&element) else {
             return Some(value.clone());
         };
         let nothing = FieldSet::default();
-        let left = self.remove(value, below, held.below(&element).unwrap_or(&nothing));
+        let left = self.remove(value, below, held.below(element).unwrap_or(&nothing));
         left.or_else(|| match value {
-            _ if !held.has(&element) => None,
+            _ if !held.has(element) => None,
             Value::Array(_) => Some(Value::Array(Vec::new())),
             _ => Some(Value::Object(Map::new())),
         })

@@ -1,4 +1,8 @@
 //! Whole histories of objects: who writes what, and who owns what then.
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "`json!` at every call reads best as a value"
+)]
 
 mod apply;
 mod hostile;

@@ -3,8 +3,8 @@
 use super::{deployment, json};
 use crate::{
     managed_fields::{
-        Tracked, Write, apply, check, element::PathElement, entries::decode, managed_fields, merge::Comparison,
-        set::FieldSet, typed::Typed, update,
+        Tracked, Write, apply, check, element::PathElement, entries::decode, keep_times, managed_fields,
+        merge::Comparison, set::FieldSet, typed::Typed, update,
     },
     patch::strategic_merge_patch,
     value::same,
@@ -344,8 +344,11 @@ proptest! {
         next["metadata"]["managedFields"] = entries;
         let _ = apply(&write("a", 3), true, Some(&next), &root(config.clone()));
         update(&write("v", 2), Some(&live), &mut next);
-        if let Ok(applied) = apply(&write("a", 3), true, Some(&next), &root(config)) {
+        if let Ok(applied) = apply(&write("a", 3), true, Some(&next), &root(config.clone())) {
             prop_assert_eq!(check(&applied), Ok(()));
+            let mut again = apply(&write("a", 4), false, Some(&applied), &root(config)).unwrap();
+            keep_times(&applied, &mut again);
+            prop_assert_eq!(again, applied);
         }
     }
 
