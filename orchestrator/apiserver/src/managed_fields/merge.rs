@@ -3,7 +3,7 @@
 use super::{
     element::PathElement,
     set::FieldSet,
-    typed::{EMPTY, Shape, Typed},
+    typed::{Shape, Typed},
 };
 use crate::value::same;
 use fairlead_schema::types::ListKind;
@@ -54,7 +54,11 @@ impl Typed<'_> {
         }
         let applied_set: BTreeSet<&PathElement> = applied_names.iter().flatten().collect();
         // Shared items in the order of the applied list: at each, both lists meet.
-        let mut meetings = applied_names.iter().flatten().filter(|name| live_places.contains_key(name)).peekable();
+        let mut meetings = applied_names
+            .iter()
+            .flatten()
+            .filter(|name| live_places.contains_key(name))
+            .peekable();
         let mut merged = Vec::with_capacity(live.len().max(applied.len()));
         let mut done = BTreeSet::new();
         let mut next = 0;
@@ -179,7 +183,7 @@ impl Comparison {
         let mut names: BTreeSet<&String> = old.into_iter().flatten().map(|(name, _)| name).collect();
         names.extend(new.into_iter().flatten().map(|(name, _)| name));
         for name in names {
-            let filler = typed.always_there(name).then_some(&*EMPTY);
+            let filler = typed.filler(name);
             let old_value = old.and_then(|map| map.get(name).or(filler));
             let new_value = new.and_then(|map| map.get(name).or(filler));
             path.push(PathElement::field(name));
