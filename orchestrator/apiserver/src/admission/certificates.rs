@@ -22,8 +22,14 @@ impl Plugin for ApproveAndSign {
     }
 
     fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
-        let (Some(object), Some(old)) = (object, request.old) else { return Ok(()) };
-        let failed = |it: &Value| items(it, "/status/conditions").iter().any(|it| text(it, "/type") == "Failed");
+        let (Some(object), Some(old)) = (object, request.old) else {
+            return Ok(());
+        };
+        let failed = |it: &Value| {
+            items(it, "/status/conditions")
+                .iter()
+                .any(|it| text(it, "/type") == "Failed")
+        };
         let verb = if request.attributes.is(GROUP, CSRS, "approval") {
             "approve"
         } else if request.attributes.is(GROUP, CSRS, "status")
@@ -37,14 +43,19 @@ impl Plugin for ApproveAndSign {
         // The signer of the stored object: the request's own could name one that is allowed.
         let signer = text(old, "/spec/signerName");
         let allowed = |name: &str| {
-            let request = Attributes { name, ..Attributes::resource(request.attributes.user, verb, GROUP, "signers") };
+            let request = Attributes {
+                name,
+                ..Attributes::resource(request.attributes.user, verb, GROUP, "signers")
+            };
             self.0.authorize(&request).allowed()
         };
         let domain = signer.split('/').next().unwrap_or_default();
         if allowed(signer) || allowed(&format!("{domain}/*")) {
             return Ok(());
         }
-        Err(request.forbidden(format!("user not permitted to {verb} requests with signerName {signer:?}")))
+        Err(request.forbidden(format!(
+            "user not permitted to {verb} requests with signerName {signer:?}"
+        )))
     }
 }
 
@@ -57,7 +68,9 @@ impl Plugin for SubjectRestriction {
 
     fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
         let create = request.attributes.operation == Operation::Create && request.attributes.is(GROUP, CSRS, "");
-        let Some(object) = object.filter(|_| create) else { return Ok(()) };
+        let Some(object) = object.filter(|_| create) else {
+            return Ok(());
+        };
         if text(object, "/spec/signerName") != csr::CLIENT {
             return Ok(());
         }

@@ -44,7 +44,9 @@ impl Plugin for LimitRanger {
             for limit in items(&range, "/spec/limits") {
                 match text(limit, "/type") {
                     "Container" if pods => {
-                        for container in ["/spec/containers", "/spec/initContainers"].iter().flat_map(|it| items(object, it))
+                        for container in ["/spec/containers", "/spec/initContainers"]
+                            .iter()
+                            .flat_map(|it| items(object, it))
                         {
                             let asked = Asked::of(container);
                             asked.check(limit, &mut faults);
@@ -54,7 +56,11 @@ impl Plugin for LimitRanger {
                     "PersistentVolumeClaim" if claims => {
                         let requests = amounts(object, "/spec/resources/requests");
                         // A claim has no limit; both bounds are of the request.
-                        Asked { limits: requests.clone(), requests }.check_claim(limit, &mut faults);
+                        Asked {
+                            limits: requests.clone(),
+                            requests,
+                        }
+                        .check_claim(limit, &mut faults);
                     }
                     _ => {}
                 }
@@ -70,7 +76,9 @@ impl Plugin for LimitRanger {
 }
 
 fn ranges(request: &Request<'_>) -> Vec<Arc<Value>> {
-    request.objects.list("core/limitranges", Some(request.attributes.namespace))
+    request
+        .objects
+        .list("core/limitranges", Some(request.attributes.namespace))
 }
 
 /// Amounts at a JSON pointer; what is none is left for validation to name.
@@ -82,7 +90,9 @@ pub(super) fn amounts(object: &Value, pointer: &str) -> Amounts {
         Value::Number(number) => Quantity::parse(&number.to_string()),
         _ => None,
     };
-    members.filter_map(|(name, it)| Some((name.clone(), read(it)?))).collect()
+    members
+        .filter_map(|(name, it)| Some((name.clone(), read(it)?)))
+        .collect()
 }
 
 /// Requests and limits.
@@ -100,7 +110,10 @@ impl Asked {
     }
 
     fn of_pod(pod: &Value) -> Self {
-        Self { requests: pod_amounts(pod, "requests"), limits: pod_amounts(pod, "limits") }
+        Self {
+            requests: pod_amounts(pod, "requests"),
+            limits: pod_amounts(pod, "limits"),
+        }
     }
 
     fn check(&self, limit: &Value, faults: &mut Vec<String>) {
@@ -199,7 +212,10 @@ pub(super) fn add(total: &mut Amounts, more: &Amounts) {
 /// Defaults for containers that do not say, and the annotation that tells which.
 fn fill_in(pod: &mut Value, range: &Value) {
     let (mut limits, mut requests) = (BTreeMap::new(), BTreeMap::new());
-    for limit in items(range, "/spec/limits").iter().filter(|it| text(it, "/type") == "Container") {
+    for limit in items(range, "/spec/limits")
+        .iter()
+        .filter(|it| text(it, "/type") == "Container")
+    {
         let own = |it: &mut BTreeMap<String, String>, pointer| {
             it.extend(pairs(limit, pointer).map(|(name, amount)| (name.to_owned(), amount.to_owned())));
         };
@@ -213,7 +229,11 @@ fn fill_in(pod: &mut Value, range: &Value) {
             for (field, defaults, what) in [("requests", &requests, "request"), ("limits", &limits, "limit")] {
                 let set = set_missing(container, field, defaults);
                 if !set.is_empty() {
-                    told.push(format!("{} {what} for {word} {}", set.join(", "), text(container, "/name")));
+                    told.push(format!(
+                        "{} {what} for {word} {}",
+                        set.join(", "),
+                        text(container, "/name")
+                    ));
                 }
             }
         }
@@ -230,7 +250,11 @@ fn set_missing(container: &mut Value, field: &str, defaults: &BTreeMap<String, S
         return set;
     }
     for (name, amount) in defaults {
-        if container.pointer(&format!("/resources/{field}")).and_then(|it| it.get(name)).is_none() {
+        if container
+            .pointer(&format!("/resources/{field}"))
+            .and_then(|it| it.get(name))
+            .is_none()
+        {
             container["resources"][field][name] = json!(amount);
             set.push(name.clone());
         }
@@ -245,7 +269,10 @@ mod tests {
 
     fn world(limits: Value) -> Map {
         let mut world = Map::default();
-        world.put("core/limitranges", json!({"metadata": {"namespace": "ns", "name": "l"}, "spec": {"limits": limits}}));
+        world.put(
+            "core/limitranges",
+            json!({"metadata": {"namespace": "ns", "name": "l"}, "spec": {"limits": limits}}),
+        );
         world
     }
 
@@ -260,9 +287,14 @@ mod tests {
         let given = pod(json!([{"name": "a"}, {"name": "b", "resources": {"limits": {"cpu": "2"}}}]));
         let (pod, _) = Case::create(&world, "pods", given).run(&LimitRanger).unwrap();
         let containers = &pod["spec"]["containers"];
-        assert_eq!(containers[0]["resources"],
-            json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "1Gi"}}));
-        assert_eq!(containers[1]["resources"]["limits"], json!({"cpu": "2", "memory": "1Gi"}));
+        assert_eq!(
+            containers[0]["resources"],
+            json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "1Gi"}})
+        );
+        assert_eq!(
+            containers[1]["resources"]["limits"],
+            json!({"cpu": "2", "memory": "1Gi"})
+        );
         assert_eq!(
             annotation(&pod),
             "LimitRanger plugin set: cpu request for container a; cpu, memory limit for container a; cpu request for \
@@ -283,43 +315,85 @@ mod tests {
         };
         for (limits, containers, message) in [
             (bounds("Container", "min", "1"), json!([one("1", "")]), ""),
-            (bounds("Container", "min", "1"), json!([one("", "")]),
-                "minimum cpu usage per Container is 1.  No request is specified"),
-            (bounds("Container", "min", "1"), json!([one("500m", "")]),
-                "minimum cpu usage per Container is 1, but request is 500m"),
+            (
+                bounds("Container", "min", "1"),
+                json!([one("", "")]),
+                "minimum cpu usage per Container is 1.  No request is specified",
+            ),
+            (
+                bounds("Container", "min", "1"),
+                json!([one("500m", "")]),
+                "minimum cpu usage per Container is 1, but request is 500m",
+            ),
             (bounds("Container", "max", "1"), json!([one("", "1000m")]), ""),
-            (bounds("Container", "max", "1"), json!([one("", "2")]), "maximum cpu usage per Container is 1, but limit is 2"),
-            (bounds("Container", "max", "1"), json!([one("", "")]),
-                "maximum cpu usage per Container is 1.  No limit is specified"),
-            (bounds("Pod", "max", "1"), json!([one("", "600m"), one("", "600m")]),
-                "maximum cpu usage per Pod is 1, but limit is 1200m"),
-            (bounds("Container", "maxLimitRequestRatio", "2"), json!([one("1", "2")]), ""),
-            (bounds("Container", "maxLimitRequestRatio", "2"), json!([one("1", "3")]),
-                "cpu max limit to request ratio per Container is 2, but provided ratio is 3.000000"),
-            (bounds("Container", "maxLimitRequestRatio", "2"), json!([one("", "3")]),
-                "cpu max limit to request ratio per Container is 2, but no request is specified or request is 0"),
-            (bounds("Container", "max", "1"), json!([one("", "2"), one("", "3")]),
-                "[maximum cpu usage per Container is 1, but limit is 2, maximum cpu usage per Container is 1, but limit is 3]"),
+            (
+                bounds("Container", "max", "1"),
+                json!([one("", "2")]),
+                "maximum cpu usage per Container is 1, but limit is 2",
+            ),
+            (
+                bounds("Container", "max", "1"),
+                json!([one("", "")]),
+                "maximum cpu usage per Container is 1.  No limit is specified",
+            ),
+            (
+                bounds("Pod", "max", "1"),
+                json!([one("", "600m"), one("", "600m")]),
+                "maximum cpu usage per Pod is 1, but limit is 1200m",
+            ),
+            (
+                bounds("Container", "maxLimitRequestRatio", "2"),
+                json!([one("1", "2")]),
+                "",
+            ),
+            (
+                bounds("Container", "maxLimitRequestRatio", "2"),
+                json!([one("1", "3")]),
+                "cpu max limit to request ratio per Container is 2, but provided ratio is 3.000000",
+            ),
+            (
+                bounds("Container", "maxLimitRequestRatio", "2"),
+                json!([one("", "3")]),
+                "cpu max limit to request ratio per Container is 2, but no request is specified or request is 0",
+            ),
+            (
+                bounds("Container", "max", "1"),
+                json!([one("", "2"), one("", "3")]),
+                "[maximum cpu usage per Container is 1, but limit is 2, maximum cpu usage per Container is 1, but limit is 3]",
+            ),
         ] {
             let result = Case::create(&world(limits.clone()), "pods", pod(containers)).run(&LimitRanger);
-            let said = result.err().map(|it| it.message.replace("pods \"p\" is forbidden: ", "")).unwrap_or_default();
+            let said = result
+                .err()
+                .map(|it| it.message.replace("pods \"p\" is forbidden: ", ""))
+                .unwrap_or_default();
             assert_eq!(said, message, "{limits}");
         }
     }
 
     #[test]
     fn claims_are_bounded_by_their_request() {
-        let world = world(json!([{"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}]));
+        let world =
+            world(json!([{"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}]));
         for (size, message) in [
             ("1Gi", ""),
-            ("2049Mi", "maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 2049Mi"),
-            ("1Mi", "minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 1Mi"),
+            (
+                "2049Mi",
+                "maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 2049Mi",
+            ),
+            (
+                "1Mi",
+                "minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 1Mi",
+            ),
         ] {
             let claim = json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {"resources": {"requests":
                 {"storage": size}}}});
             let result = Case::create(&world, "persistentvolumeclaims", claim).run(&LimitRanger);
             let said = result.err().map(|it| it.message).unwrap_or_default();
-            assert!(said.ends_with(message) && said.is_empty() == message.is_empty(), "{said}");
+            assert!(
+                said.ends_with(message) && said.is_empty() == message.is_empty(),
+                "{said}"
+            );
         }
     }
 
@@ -332,6 +406,9 @@ mod tests {
                 {"resources": {"requests": {"cpu": "4", "memory": "1Gi"}}}],
         }});
         let total = pod_amounts(&pod, "requests");
-        assert_eq!((total["cpu"].to_string(), total["memory"].to_string()), ("4500m".to_owned(), "1Gi".to_owned()));
+        assert_eq!(
+            (total["cpu"].to_string(), total["memory"].to_string()),
+            ("4500m".to_owned(), "1Gi".to_owned())
+        );
     }
 }

@@ -22,11 +22,7 @@ use crate::{authn::User, authz, authz::rbac::Rbac, objects::Objects, rejection::
 use fairlead_schema::Resource;
 use quota::Ledger;
 use serde_json::Value;
-use std::{
-    cell::RefCell,
-    fmt,
-    sync::Arc,
-};
+use std::{cell::RefCell, fmt, sync::Arc};
 
 /// What a request does to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,8 +176,10 @@ impl Chain {
     #[must_use]
     pub fn guarded(mut self, rbac: Arc<Rbac>, authorizer: authz::Chain) -> Self {
         let at = self.plugins.len().saturating_sub(1);
-        self.plugins.insert(at, Box::new(certificates::ApproveAndSign(authorizer.clone())));
-        self.plugins.insert(at, Box::new(roles::Escalation { rbac, authorizer }));
+        self.plugins
+            .insert(at, Box::new(certificates::ApproveAndSign(authorizer.clone())));
+        self.plugins
+            .insert(at, Box::new(roles::Escalation { rbac, authorizer }));
         self
     }
 
@@ -196,7 +194,12 @@ impl Chain {
         object: &mut Value,
         objects: &dyn Objects,
     ) -> Result<Vec<String>, Rejection> {
-        let request = Request { attributes, old, objects, warnings: RefCell::default() };
+        let request = Request {
+            attributes,
+            old,
+            objects,
+            warnings: RefCell::default(),
+        };
         for plugin in &self.plugins {
             plugin.mutate(&request, object)?;
         }
@@ -215,7 +218,12 @@ impl Chain {
         object: Option<&Value>,
         objects: &dyn Objects,
     ) -> Result<Vec<String>, Rejection> {
-        let request = Request { attributes, old, objects, warnings: RefCell::default() };
+        let request = Request {
+            attributes,
+            old,
+            objects,
+            warnings: RefCell::default(),
+        };
         for plugin in &self.plugins {
             plugin.validate(&request, object)?;
         }

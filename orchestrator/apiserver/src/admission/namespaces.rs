@@ -61,18 +61,42 @@ mod tests {
     #[test]
     fn objects_need_a_living_namespace() {
         let mut world = Map::default();
-        world.put("core/namespaces", json!({"metadata": {"name": "here"}, "status": {"phase": "Active"}}));
-        world.put("core/namespaces", json!({"metadata": {"name": "going"}, "status": {"phase": "Terminating"}}));
+        world.put(
+            "core/namespaces",
+            json!({"metadata": {"name": "here"}, "status": {"phase": "Active"}}),
+        );
+        world.put(
+            "core/namespaces",
+            json!({"metadata": {"name": "going"}, "status": {"phase": "Terminating"}}),
+        );
         for (namespace, operation, code, message) in [
             ("here", Operation::Create, None, ""),
-            ("nowhere", Operation::Create, Some(404), "namespaces \"nowhere\" not found"),
-            ("nowhere", Operation::Update, Some(404), "namespaces \"nowhere\" not found"),
-            ("going", Operation::Create, Some(403), "configmaps \"x\" is forbidden: unable to create new content in \
-                namespace going because it is being terminated"),
+            (
+                "nowhere",
+                Operation::Create,
+                Some(404),
+                "namespaces \"nowhere\" not found",
+            ),
+            (
+                "nowhere",
+                Operation::Update,
+                Some(404),
+                "namespaces \"nowhere\" not found",
+            ),
+            (
+                "going",
+                Operation::Create,
+                Some(403),
+                "configmaps \"x\" is forbidden: unable to create new content in \
+                namespace going because it is being terminated",
+            ),
             ("going", Operation::Update, None, ""),
         ] {
             let object = json!({"metadata": {"namespace": namespace, "name": "x"}});
-            let case = Case { operation, ..Case::create(&world, "configmaps", object) };
+            let case = Case {
+                operation,
+                ..Case::create(&world, "configmaps", object)
+            };
             let refused = case.run(&Lifecycle).err();
             assert_eq!(refused.as_ref().map(|it| it.code), code, "{namespace} {operation:?}");
             assert_eq!(refused.map(|it| it.message).unwrap_or_default(), message);

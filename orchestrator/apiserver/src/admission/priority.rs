@@ -61,7 +61,9 @@ impl Plugin for Priority {
         }
         let name = text(class, "/metadata/name");
         let all = request.objects.list("scheduling.k8s.io/priorityclasses", None);
-        let other = all.iter().find(|it| flag(it, "/globalDefault") && text(it, "/metadata/name") != name);
+        let other = all
+            .iter()
+            .find(|it| flag(it, "/globalDefault") && text(it, "/metadata/name") != name);
         match other {
             Some(other) => Err(request.forbidden(format!(
                 "PriorityClass {} is already marked as default. Only one default can exist",
@@ -78,15 +80,23 @@ fn class(request: &Request<'_>, name: &str) -> Result<(String, i64, String), Rej
     let found = if name.is_empty() {
         let all = request.objects.list("scheduling.k8s.io/priorityclasses", None);
         // Should there be two, the smaller does less harm.
-        all.into_iter().filter(|it| flag(it, "/globalDefault")).min_by_key(|it| it["value"].as_i64())
+        all.into_iter()
+            .filter(|it| flag(it, "/globalDefault"))
+            .min_by_key(|it| it["value"].as_i64())
     } else {
         let class = request.objects.get("scheduling.k8s.io/priorityclasses", "", name);
         Some(class.ok_or_else(|| request.forbidden(format!("no PriorityClass with name {name} was found")))?)
     };
-    let Some(found) = found else { return Ok((String::new(), 0, PREEMPT.to_owned())) };
+    let Some(found) = found else {
+        return Ok((String::new(), 0, PREEMPT.to_owned()));
+    };
     let policy = text(&found, "/preemptionPolicy");
     let policy = if policy.is_empty() { PREEMPT } else { policy };
-    Ok((text(&found, "/metadata/name").to_owned(), found["value"].as_i64().unwrap_or(0), policy.to_owned()))
+    Ok((
+        text(&found, "/metadata/name").to_owned(),
+        found["value"].as_i64().unwrap_or(0),
+        policy.to_owned(),
+    ))
 }
 
 #[cfg(test)]
@@ -96,8 +106,11 @@ mod tests {
 
     fn world() -> Map {
         let mut world = Map::default();
-        world.put("scheduling.k8s.io/priorityclasses", json!({"metadata": {"name": "high"}, "value": 1000,
-            "preemptionPolicy": "Never"}));
+        world.put(
+            "scheduling.k8s.io/priorityclasses",
+            json!({"metadata": {"name": "high"}, "value": 1000,
+            "preemptionPolicy": "Never"}),
+        );
         world
     }
 
@@ -105,23 +118,49 @@ mod tests {
     fn names_become_numbers() {
         let world = world();
         let mut with_default = world.clone();
-        with_default.put("scheduling.k8s.io/priorityclasses", json!({"metadata": {"name": "usual"}, "value": 7,
-            "globalDefault": true}));
+        with_default.put(
+            "scheduling.k8s.io/priorityclasses",
+            json!({"metadata": {"name": "usual"}, "value": 7,
+            "globalDefault": true}),
+        );
         for (world, spec, outcome) in [
             (&world, json!({}), Ok((0, "PreemptLowerPriority", None))),
-            (&world, json!({"priorityClassName": "high"}), Ok((1000, "Never", Some("high")))),
-            (&world, json!({"priorityClassName": "high", "priority": 1000}), Ok((1000, "Never", Some("high")))),
-            (&world, json!({"priorityClassName": "high", "priority": 1}), Err("must not be provided")),
+            (
+                &world,
+                json!({"priorityClassName": "high"}),
+                Ok((1000, "Never", Some("high"))),
+            ),
+            (
+                &world,
+                json!({"priorityClassName": "high", "priority": 1000}),
+                Ok((1000, "Never", Some("high"))),
+            ),
+            (
+                &world,
+                json!({"priorityClassName": "high", "priority": 1}),
+                Err("must not be provided"),
+            ),
             (&world, json!({"priority": 5}), Err("computed 0 from")),
-            (&world, json!({"priorityClassName": "gone"}), Err("no PriorityClass with name gone was found")),
-            (&world, json!({"preemptionPolicy": "Never"}), Err("PreemptionPolicy (Never)")),
+            (
+                &world,
+                json!({"priorityClassName": "gone"}),
+                Err("no PriorityClass with name gone was found"),
+            ),
+            (
+                &world,
+                json!({"preemptionPolicy": "Never"}),
+                Err("PreemptionPolicy (Never)"),
+            ),
             (&with_default, json!({}), Ok((7, "PreemptLowerPriority", Some("usual")))),
         ] {
             let pod = json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": spec});
             match (Case::create(world, "pods", pod).run(&Priority), outcome) {
                 (Ok((pod, _)), Ok((priority, policy, class))) => {
                     let spec = &pod["spec"];
-                    assert_eq!((&spec["priority"], &spec["preemptionPolicy"]), (&json!(priority), &json!(policy)));
+                    assert_eq!(
+                        (&spec["priority"], &spec["preemptionPolicy"]),
+                        (&json!(priority), &json!(policy))
+                    );
                     assert_eq!(spec["priorityClassName"].as_str(), class);
                 }
                 (Err(refused), Err(part)) => assert!(refused.message.contains(part), "{refused}"),
@@ -134,9 +173,21 @@ mod tests {
     fn there_is_one_default() {
         let mut world = world();
         let class = |name: &str| json!({"metadata": {"name": name}, "globalDefault": true, "value": 1});
-        assert!(Case::create(&world, "priorityclasses", class("a")).run(&Priority).is_ok());
+        assert!(
+            Case::create(&world, "priorityclasses", class("a"))
+                .run(&Priority)
+                .is_ok()
+        );
         world.put("scheduling.k8s.io/priorityclasses", class("a"));
-        assert!(Case::create(&world, "priorityclasses", class("a")).run(&Priority).is_ok());
-        assert!(Case::create(&world, "priorityclasses", class("b")).run(&Priority).is_err());
+        assert!(
+            Case::create(&world, "priorityclasses", class("a"))
+                .run(&Priority)
+                .is_ok()
+        );
+        assert!(
+            Case::create(&world, "priorityclasses", class("b"))
+                .run(&Priority)
+                .is_err()
+        );
     }
 }

@@ -21,17 +21,33 @@ enum Format {
 }
 
 const UNIT: i128 = 1_000_000_000;
-const DECIMAL: [(&str, u32); 10] =
-    [("E", 18), ("P", 15), ("T", 12), ("G", 9), ("M", 6), ("k", 3), ("", 0), ("m", 3), ("u", 6), ("n", 9)];
+const DECIMAL: [(&str, u32); 10] = [
+    ("E", 18),
+    ("P", 15),
+    ("T", 12),
+    ("G", 9),
+    ("M", 6),
+    ("k", 3),
+    ("", 0),
+    ("m", 3),
+    ("u", 6),
+    ("n", 9),
+];
 const BINARY: [(&str, u32); 6] = [("Ei", 60), ("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
 
 impl Quantity {
     /// Nothing.
-    pub const ZERO: Self = Self { nanos: 0, format: Format::Decimal };
+    pub const ZERO: Self = Self {
+        nanos: 0,
+        format: Format::Decimal,
+    };
 
     /// A number of whole things.
     pub fn count(number: u32) -> Self {
-        Self { nanos: i128::from(number) * UNIT, format: Format::Decimal }
+        Self {
+            nanos: i128::from(number) * UNIT,
+            format: Format::Decimal,
+        }
     }
 
     /// Reads one; `None` for what is none. What is finer than a billionth is rounded up, away from zero.
@@ -42,7 +58,9 @@ impl Quantity {
             b'+' => (false, &text[1..]),
             _ => (false, text),
         };
-        let end = rest.find(|it: char| !it.is_ascii_digit() && it != '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|it: char| !it.is_ascii_digit() && it != '.')
+            .unwrap_or(rest.len());
         let (number, suffix) = rest.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -61,7 +79,10 @@ impl Quantity {
         }
         let numerator = numerator.checked_mul(UNIT)?;
         let nanos = numerator / denominator + i128::from(numerator % denominator != 0);
-        Some(Self { nanos: if negative { -nanos } else { nanos }, format })
+        Some(Self {
+            nanos: if negative { -nanos } else { nanos },
+            format,
+        })
     }
 
     /// Billionths.
@@ -91,13 +112,19 @@ impl Quantity {
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         let format = if self.is_zero() { other.format } else { self.format };
-        Self { nanos: self.nanos.saturating_add(other.nanos), format }
+        Self {
+            nanos: self.nanos.saturating_add(other.nanos),
+            format,
+        }
     }
 
     /// The difference.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
-        Self { nanos: self.nanos.saturating_sub(other.nanos), format: self.format }
+        Self {
+            nanos: self.nanos.saturating_sub(other.nanos),
+            format: self.format,
+        }
     }
 
     /// The greater.
@@ -109,7 +136,11 @@ impl Quantity {
 
 /// `00` and `` are nothing, not an error; what is left of an error is one.
 fn zero(error: std::num::ParseIntError) -> Result<i128, std::num::ParseIntError> {
-    if *error.kind() == std::num::IntErrorKind::Empty { Ok(0) } else { Err(error) }
+    if *error.kind() == std::num::IntErrorKind::Empty {
+        Ok(0)
+    } else {
+        Err(error)
+    }
 }
 
 fn unit(suffix: &str) -> Option<(Format, i32, i128)> {
@@ -164,21 +195,61 @@ mod tests {
     #[test]
     fn amounts_are_read_and_written_as_upstream_writes_them() {
         for (text, canonical) in [
-            ("0", "0"), ("00", "0"), ("1", "1"), ("1000", "1k"), ("1000m", "1"), ("1500m", "1500m"), ("0.5", "500m"),
-            (".5", "500m"), ("5.", "5"), ("1.5Gi", "1536Mi"), ("1024Mi", "1Gi"), ("1Ki", "1Ki"), ("512", "512"),
-            ("0.5Ki", "512"), ("1e3", "1e3"), ("1E3", "1e3"), ("12e-1", "1200e-3"), ("-1", "-1"), ("+1", "1"),
-            ("100n", "100n"), ("0.0000000001", "1n"), ("1E", "1E"), ("1Ei", "1Ei"), ("1025", "1025"), ("1025Ki", "1025Ki"),
-            ("2147483648", "2147483648"), ("128974848", "128974848"), ("129e6", "129e6"),
+            ("0", "0"),
+            ("00", "0"),
+            ("1", "1"),
+            ("1000", "1k"),
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("0.5", "500m"),
+            (".5", "500m"),
+            ("5.", "5"),
+            ("1.5Gi", "1536Mi"),
+            ("1024Mi", "1Gi"),
+            ("1Ki", "1Ki"),
+            ("512", "512"),
+            ("0.5Ki", "512"),
+            ("1e3", "1e3"),
+            ("1E3", "1e3"),
+            ("12e-1", "1200e-3"),
+            ("-1", "-1"),
+            ("+1", "1"),
+            ("100n", "100n"),
+            ("0.0000000001", "1n"),
+            ("1E", "1E"),
+            ("1Ei", "1Ei"),
+            ("1025", "1025"),
+            ("1025Ki", "1025Ki"),
+            ("2147483648", "2147483648"),
+            ("128974848", "128974848"),
+            ("129e6", "129e6"),
         ] {
-            assert_eq!(Quantity::parse(text).map(|it| it.to_string()).as_deref(), Some(canonical), "{text}");
+            assert_eq!(
+                Quantity::parse(text).map(|it| it.to_string()).as_deref(),
+                Some(canonical),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_amount_is_none() {
-        for text in ["", "-", "m", "1mi", "1 Gi", "1.2.3", "x", "1e", "1e99", "0x10", ".", "1KI",
-            "99999999999999999999999999999999999999999999", "١"]
-        {
+        for text in [
+            "",
+            "-",
+            "m",
+            "1mi",
+            "1 Gi",
+            "1.2.3",
+            "x",
+            "1e",
+            "1e99",
+            "0x10",
+            ".",
+            "1KI",
+            "99999999999999999999999999999999999999999999",
+            "١",
+        ] {
             assert_eq!(Quantity::parse(text), None, "{text}");
         }
     }

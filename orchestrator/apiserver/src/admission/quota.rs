@@ -51,7 +51,9 @@ impl Ledger {
     /// Takes in one committed change; `None`: deleted.
     pub(super) fn follow(&self, prefix: &str, namespace: &str, name: &str, object: Option<&Value>) {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(book) = books.get_mut(&(namespace.to_owned(), prefix.to_owned())) else { return };
+        let Some(book) = books.get_mut(&(namespace.to_owned(), prefix.to_owned())) else {
+            return;
+        };
         match object {
             Some(object) => {
                 let stored = Some(Charge::of(prefix, object));
@@ -75,7 +77,9 @@ impl Plugin for ResourceQuota {
         let attributes = request.attributes;
         let Some(object) = object else { return Ok(()) };
         let counted = attributes.subresource.is_empty() || attributes.is("", "pods", "resize");
-        let Some(storage) = attributes.resource.storage.as_ref().filter(|_| counted) else { return Ok(()) };
+        let Some(storage) = attributes.resource.storage.as_ref().filter(|_| counted) else {
+            return Ok(());
+        };
         if attributes.namespace.is_empty() {
             return Ok(());
         }
@@ -88,11 +92,19 @@ impl Plugin for ResourceQuota {
             return Ok(());
         }
         let new = Charge::of(prefix, object);
-        let old = request.old.filter(|_| attributes.operation == Operation::Update).map(|it| Charge::of(prefix, it));
+        let old = request
+            .old
+            .filter(|_| attributes.operation == Operation::Update)
+            .map(|it| Charge::of(prefix, it));
         let book = books.entry(key).or_insert_with(|| {
             let all = request.objects.list(prefix, Some(attributes.namespace));
-            let entry = |it: &Value| Entry { stored: Some(Charge::of(prefix, it)), reserved: None };
-            all.iter().map(|it| (text(it, "/metadata/name").to_owned(), entry(it))).collect()
+            let entry = |it: &Value| Entry {
+                stored: Some(Charge::of(prefix, it)),
+                reserved: None,
+            };
+            all.iter()
+                .map(|it| (text(it, "/metadata/name").to_owned(), entry(it)))
+                .collect()
         });
         settle(book, request, prefix);
         for quota in quotas.iter().filter(|it| matches(it, &new)) {
@@ -111,7 +123,10 @@ fn settle(book: &mut Book, request: &Request<'_>, prefix: &str) {
     book.retain(|name, entry| {
         if entry.reserved.as_ref().is_some_and(|(since, _)| since.elapsed() > HOLD) {
             let found = request.objects.get(prefix, request.attributes.namespace, name);
-            *entry = Entry { stored: found.map(|it| Charge::of(prefix, &it)), reserved: None };
+            *entry = Entry {
+                stored: found.map(|it| Charge::of(prefix, &it)),
+                reserved: None,
+            };
         }
         entry.stored.is_some() || entry.reserved.is_some()
     });
@@ -134,10 +149,17 @@ fn check(
     }
     // What more it asks for than before; asking for less is always allowed.
     let before = old.filter(|it| matches(quota, it));
-    let asked = new.amounts.iter().filter(|(resource, _)| hard.contains_key(*resource)).map(|(resource, it)| {
-        let before = before.and_then(|old| old.amounts.get(resource)).copied().unwrap_or(Quantity::ZERO);
-        (resource.clone(), it.minus(before))
-    });
+    let asked = new
+        .amounts
+        .iter()
+        .filter(|(resource, _)| hard.contains_key(*resource))
+        .map(|(resource, it)| {
+            let before = before
+                .and_then(|old| old.amounts.get(resource))
+                .copied()
+                .unwrap_or(Quantity::ZERO);
+            (resource.clone(), it.minus(before))
+        });
     let asked: Amounts = asked.filter(|(_, it)| it.nanos() > 0).collect();
     if asked.is_empty() {
         return Ok(());
@@ -183,7 +205,10 @@ fn total(quota: &Value, book: &Book, except: Option<&str>) -> Amounts {
 mod tests {
     use super::*;
     use crate::{
-        admission::{Attributes, Chain, fixture::{Case, resource}},
+        admission::{
+            Attributes, Chain,
+            fixture::{Case, resource},
+        },
         authn::User,
         objects::fake::Map,
     };
@@ -195,18 +220,28 @@ mod tests {
 
     fn world(spec: Value) -> Map {
         let mut world = Map::default();
-        world.put("core/resourcequotas", json!({"metadata": {"namespace": "ns", "name": "q"}, "spec": spec}));
+        world.put(
+            "core/resourcequotas",
+            json!({"metadata": {"namespace": "ns", "name": "q"}, "spec": spec}),
+        );
         world
     }
 
     fn pod(name: &str, cpu: &str) -> Value {
-        let resources = if cpu.is_empty() { json!({}) } else { json!({"requests": {"cpu": cpu}}) };
+        let resources = if cpu.is_empty() {
+            json!({})
+        } else {
+            json!({"requests": {"cpu": cpu}})
+        };
         json!({"metadata": {"namespace": "ns", "name": name}, "spec": {"containers": [{"name": "c",
             "resources": resources}]}})
     }
 
     fn said(result: Result<(Value, Vec<String>), Rejection>) -> String {
-        result.err().map(|it| it.message.split("forbidden: ").nth(1).unwrap_or_default().to_owned()).unwrap_or_default()
+        result
+            .err()
+            .map(|it| it.message.split("forbidden: ").nth(1).unwrap_or_default().to_owned())
+            .unwrap_or_default()
     }
 
     #[test]
@@ -215,8 +250,11 @@ mod tests {
         world.put("core/pods", pod("a", "300m"));
         for (object, message) in [
             (pod("b", "700m"), ""),
-            (pod("b", "701m"), "exceeded quota: q, requested: requests.cpu=701m, used: requests.cpu=300m, limited: \
-                requests.cpu=1"),
+            (
+                pod("b", "701m"),
+                "exceeded quota: q, requested: requests.cpu=701m, used: requests.cpu=300m, limited: \
+                requests.cpu=1",
+            ),
             (pod("b", ""), "failed quota: q: must specify requests.cpu for: c"),
         ] {
             assert_eq!(said(Case::create(&world, "pods", object).run(&plugin())), message);
@@ -237,28 +275,81 @@ mod tests {
 
     #[test]
     fn what_is_counted_by_kind() {
-        let service = |kind: &str, ports: usize| json!({"metadata": {"namespace": "ns", "name": "new"}, "spec":
-            {"type": kind, "ports": vec![json!({"port": 1}); ports]}});
+        let service = |kind: &str, ports: usize| {
+            json!({"metadata": {"namespace": "ns", "name": "new"}, "spec":
+            {"type": kind, "ports": vec![json!({"port": 1}); ports]}})
+        };
         let claim = json!({"metadata": {"namespace": "ns", "name": "new"}, "spec": {"storageClassName": "fast",
             "resources": {"requests": {"storage": "2Gi"}}}});
         let map = json!({"metadata": {"namespace": "ns", "name": "new"}});
         for (hard, plural, object, over) in [
-            (json!({"services.nodeports": "1"}), "services", service("NodePort", 2), "services.nodeports=2"),
-            (json!({"services.nodeports": "0"}), "services", service("ClusterIP", 2), ""),
-            (json!({"services.loadbalancers": "0"}), "services", service("LoadBalancer", 1), "services.loadbalancers=1"),
-            (json!({"services": "0"}), "services", service("ClusterIP", 1), "services=1"),
-            (json!({"requests.storage": "1Gi"}), "persistentvolumeclaims", claim.clone(), "requests.storage=2Gi"),
-            (json!({"fast.storageclass.storage.k8s.io/requests.storage": "1Gi"}), "persistentvolumeclaims",
-                claim.clone(), "fast.storageclass.storage.k8s.io/requests.storage=2Gi"),
-            (json!({"slow.storageclass.storage.k8s.io/requests.storage": "1Gi"}), "persistentvolumeclaims", claim, ""),
-            (json!({"count/configmaps": "0"}), "configmaps", map.clone(), "count/configmaps=1"),
+            (
+                json!({"services.nodeports": "1"}),
+                "services",
+                service("NodePort", 2),
+                "services.nodeports=2",
+            ),
+            (
+                json!({"services.nodeports": "0"}),
+                "services",
+                service("ClusterIP", 2),
+                "",
+            ),
+            (
+                json!({"services.loadbalancers": "0"}),
+                "services",
+                service("LoadBalancer", 1),
+                "services.loadbalancers=1",
+            ),
+            (
+                json!({"services": "0"}),
+                "services",
+                service("ClusterIP", 1),
+                "services=1",
+            ),
+            (
+                json!({"requests.storage": "1Gi"}),
+                "persistentvolumeclaims",
+                claim.clone(),
+                "requests.storage=2Gi",
+            ),
+            (
+                json!({"fast.storageclass.storage.k8s.io/requests.storage": "1Gi"}),
+                "persistentvolumeclaims",
+                claim.clone(),
+                "fast.storageclass.storage.k8s.io/requests.storage=2Gi",
+            ),
+            (
+                json!({"slow.storageclass.storage.k8s.io/requests.storage": "1Gi"}),
+                "persistentvolumeclaims",
+                claim,
+                "",
+            ),
+            (
+                json!({"count/configmaps": "0"}),
+                "configmaps",
+                map.clone(),
+                "count/configmaps=1",
+            ),
             (json!({"configmaps": "0"}), "configmaps", map.clone(), "configmaps=1"),
-            (json!({"count/deployments.apps": "0"}), "deployments", map.clone(), "count/deployments.apps=1"),
+            (
+                json!({"count/deployments.apps": "0"}),
+                "deployments",
+                map.clone(),
+                "count/deployments.apps=1",
+            ),
             (json!({"count/configmaps": "0"}), "deployments", map, ""),
         ] {
             let message = said(Case::create(&world(json!({"hard": hard})), plural, object).run(&plugin()));
-            let expected = if over.is_empty() { String::new() } else { format!("requested: {over}, ") };
-            assert!(message.contains(&expected) && message.is_empty() == over.is_empty(), "{hard}: {message}");
+            let expected = if over.is_empty() {
+                String::new()
+            } else {
+                format!("requested: {over}, ")
+            };
+            assert!(
+                message.contains(&expected) && message.is_empty() == over.is_empty(),
+                "{hard}: {message}"
+            );
         }
     }
 
@@ -269,8 +360,10 @@ mod tests {
             pod["spec"][field] = value;
             pod
         };
-        let class = |operator: &str, values: Value| json!({"scopeSelector": {"matchExpressions": [{"scopeName":
-            "PriorityClass", "operator": operator, "values": values}]}, "hard": {"pods": "0"}});
+        let class = |operator: &str, values: Value| {
+            json!({"scopeSelector": {"matchExpressions": [{"scopeName":
+            "PriorityClass", "operator": operator, "values": values}]}, "hard": {"pods": "0"}})
+        };
         let scoped = |scope: &str| json!({"scopes": [scope], "hard": {"pods": "0"}});
         for (spec, object, refused) in [
             (scoped("BestEffort"), pod("new", ""), true),
@@ -279,11 +372,27 @@ mod tests {
             (scoped("Terminating"), with("activeDeadlineSeconds", json!(5)), true),
             (scoped("Terminating"), pod("new", "1"), false),
             (scoped("NotTerminating"), pod("new", "1"), true),
-            (class("In", json!(["high"])), with("priorityClassName", json!("high")), true),
-            (class("In", json!(["high"])), with("priorityClassName", json!("low")), false),
+            (
+                class("In", json!(["high"])),
+                with("priorityClassName", json!("high")),
+                true,
+            ),
+            (
+                class("In", json!(["high"])),
+                with("priorityClassName", json!("low")),
+                false,
+            ),
             (class("In", json!(["high"])), pod("new", "1"), false),
-            (class("NotIn", json!(["high"])), with("priorityClassName", json!("low")), true),
-            (class("Exists", json!(null)), with("priorityClassName", json!("low")), true),
+            (
+                class("NotIn", json!(["high"])),
+                with("priorityClassName", json!("low")),
+                true,
+            ),
+            (
+                class("Exists", json!(null)),
+                with("priorityClassName", json!("low")),
+                true,
+            ),
             (class("DoesNotExist", json!(null)), pod("new", "1"), true),
         ] {
             let result = Case::create(&world(spec.clone()), "pods", object).run(&plugin());
@@ -294,8 +403,10 @@ mod tests {
     #[test]
     fn updates_are_charged_their_difference() {
         let mut world = world(json!({"hard": {"services.nodeports": "2"}}));
-        let service = |name: &str, kind: &str, ports: usize| json!({"metadata": {"namespace": "ns", "name": name},
-            "spec": {"type": kind, "ports": vec![json!({"port": 1}); ports]}});
+        let service = |name: &str, kind: &str, ports: usize| {
+            json!({"metadata": {"namespace": "ns", "name": name},
+            "spec": {"type": kind, "ports": vec![json!({"port": 1}); ports]}})
+        };
         world.put("core/services", service("a", "NodePort", 1));
         world.put("core/services", service("b", "ClusterIP", 2));
         let update = |old: Value, new: Value| Case {
@@ -305,8 +416,16 @@ mod tests {
         };
         let nodes = service("b", "NodePort", 2);
         assert!(update(service("b", "ClusterIP", 2), nodes).run(&plugin()).is_err());
-        assert!(update(service("a", "NodePort", 1), service("a", "NodePort", 2)).run(&plugin()).is_ok());
-        assert!(update(service("a", "NodePort", 1), service("a", "ClusterIP", 1)).run(&plugin()).is_ok());
+        assert!(
+            update(service("a", "NodePort", 1), service("a", "NodePort", 2))
+                .run(&plugin())
+                .is_ok()
+        );
+        assert!(
+            update(service("a", "NodePort", 1), service("a", "ClusterIP", 1))
+                .run(&plugin())
+                .is_ok()
+        );
     }
 
     #[test]
@@ -324,7 +443,10 @@ mod tests {
                 user: &user,
                 dry_run,
             };
-            chain.validate(&attributes, None, Some(&pod(name, "1")), world).map(drop).map_err(|it| it.code)
+            chain
+                .validate(&attributes, None, Some(&pod(name, "1")), world)
+                .map(drop)
+                .map_err(|it| it.code)
         };
         assert_eq!(create(&world, "dry", true), Ok(()));
         assert_eq!(create(&world, "a", false), Ok(()));
@@ -363,7 +485,12 @@ mod tests {
                     })
                 })
                 .collect();
-            threads.into_iter().filter(|_| true).map(|it| it.join().unwrap()).filter(|it| *it).count()
+            threads
+                .into_iter()
+                .filter(|_| true)
+                .map(|it| it.join().unwrap())
+                .filter(|it| *it)
+                .count()
         });
         assert_eq!(admitted, 7);
     }
@@ -374,9 +501,12 @@ mod tests {
         world.put("core/pods", pod("a", "300m"));
         world.put("core/pods", pod("b", "300m"));
         let quota = crate::objects::Objects::get(&world, "core/resourcequotas", "ns", "q").unwrap();
-        assert_eq!(status(&world, &quota), json!({
-            "hard": {"pods": "2", "requests.cpu": "1", "count/secrets": "5"},
-            "used": {"pods": "2", "requests.cpu": "600m", "count/secrets": "0"},
-        }));
+        assert_eq!(
+            status(&world, &quota),
+            json!({
+                "hard": {"pods": "2", "requests.cpu": "1", "count/secrets": "5"},
+                "used": {"pods": "2", "requests.cpu": "600m", "count/secrets": "0"},
+            })
+        );
     }
 }

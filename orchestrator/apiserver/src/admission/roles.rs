@@ -2,7 +2,10 @@
 
 use super::{Operation, Plugin, Request};
 use crate::{
-    authz::{self, escalation, rbac::{GROUP, Rbac}},
+    authz::{
+        self, escalation,
+        rbac::{GROUP, Rbac},
+    },
     rejection::Rejection,
 };
 use serde_json::Value;
@@ -25,6 +28,13 @@ impl Plugin for Escalation {
             return Ok(());
         }
         let resource = &attributes.resource.plural;
-        escalation::check(&self.authorizer, &self.rbac, attributes.user, resource, object, request.old)
+        escalation::check(
+            &self.authorizer,
+            &self.rbac,
+            attributes.user,
+            resource,
+            object,
+            request.old,
+        )
     }
 }

@@ -35,7 +35,11 @@ impl Plugin for ServiceAccount {
         if text(pod, "/spec/serviceAccountName").is_empty() {
             // The old field still counts where the new one is not set.
             let old = text(pod, "/spec/serviceAccount");
-            let name = if old.is_empty() { "default".to_owned() } else { old.to_owned() };
+            let name = if old.is_empty() {
+                "default".to_owned()
+            } else {
+                old.to_owned()
+            };
             pod["spec"]["serviceAccountName"] = json!(name);
         }
         let name = text(pod, "/spec/serviceAccountName").to_owned();
@@ -93,14 +97,22 @@ fn mirror(request: &Request<'_>, pod: &Value) -> Result<(), Rejection> {
 
 fn mount_token(pod: &mut Value) {
     let own = items(pod, "/spec/volumes").iter().map(|it| text(it, "/name"));
-    let known = own.into_iter().find(|it| it.starts_with(VOLUME_PREFIX)).map(str::to_owned);
-    let name = known.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", random_suffix()));
+    let known = own
+        .into_iter()
+        .find(|it| it.starts_with(VOLUME_PREFIX))
+        .map(str::to_owned);
+    let name = known
+        .clone()
+        .unwrap_or_else(|| format!("{VOLUME_PREFIX}{}", random_suffix()));
     let mut used = false;
     for list in ["initContainers", "containers"] {
         let containers = pod.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten().filter(|it| it.is_object()) {
             // Who mounts something there has said what it wants.
-            if items(container, "/volumeMounts").iter().any(|it| text(it, "/mountPath") == MOUNT_PATH) {
+            if items(container, "/volumeMounts")
+                .iter()
+                .any(|it| text(it, "/mountPath") == MOUNT_PATH)
+            {
                 continue;
             }
             used = true;
@@ -136,7 +148,10 @@ pub(super) fn push(object: &mut Value, field: &str, item: Value) {
 fn random_suffix() -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = uuid::Uuid::new_v4().into_bytes();
-    random[..5].iter().map(|it| char::from(LETTERS[usize::from(*it) % LETTERS.len()])).collect()
+    random[..5]
+        .iter()
+        .map(|it| char::from(LETTERS[usize::from(*it) % LETTERS.len()]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -146,9 +161,15 @@ mod tests {
 
     fn world() -> Map {
         let mut world = Map::default();
-        world.put("core/serviceaccounts", json!({"metadata": {"namespace": "ns", "name": "default"}}));
-        world.put("core/serviceaccounts", json!({"metadata": {"namespace": "ns", "name": "quiet"},
-            "automountServiceAccountToken": false, "imagePullSecrets": [{"name": "pull"}]}));
+        world.put(
+            "core/serviceaccounts",
+            json!({"metadata": {"namespace": "ns", "name": "default"}}),
+        );
+        world.put(
+            "core/serviceaccounts",
+            json!({"metadata": {"namespace": "ns", "name": "quiet"},
+            "automountServiceAccountToken": false, "imagePullSecrets": [{"name": "pull"}]}),
+        );
         world
     }
 
@@ -163,14 +184,23 @@ mod tests {
             "mountPath": MOUNT_PATH}]}], "initContainers": [{"name": "i"}]});
         let (pod, _) = Case::create(&world, "pods", pod(spec)).run(&ServiceAccount).unwrap();
         let spec = &pod["spec"];
-        assert_eq!((&spec["serviceAccountName"], &spec["serviceAccount"]), (&json!("default"), &json!("default")));
+        assert_eq!(
+            (&spec["serviceAccountName"], &spec["serviceAccount"]),
+            (&json!("default"), &json!("default"))
+        );
         let name = text(&pod, "/spec/volumes/0/name");
-        assert!(name.starts_with(VOLUME_PREFIX) && name.len() == VOLUME_PREFIX.len() + 5, "{name}");
+        assert!(
+            name.starts_with(VOLUME_PREFIX) && name.len() == VOLUME_PREFIX.len() + 5,
+            "{name}"
+        );
         let mount = json!([{"name": name, "readOnly": true, "mountPath": MOUNT_PATH}]);
         assert_eq!(spec["containers"][0]["volumeMounts"], mount);
         assert_eq!(spec["initContainers"][0]["volumeMounts"], mount);
         assert_eq!(spec["containers"][1]["volumeMounts"][0]["name"], "own");
-        assert_eq!(spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 3607);
+        assert_eq!(
+            spec["volumes"][0]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"],
+            3607
+        );
         assert_eq!(spec["volumes"][0]["projected"]["defaultMode"], 420);
     }
 
@@ -202,9 +232,15 @@ mod tests {
         );
         let mut mirror = pod(json!({"serviceAccountName": "default"}));
         mirror["metadata"]["annotations"] = json!({MIRROR_POD: "x"});
-        assert!(Case::create(&world, "pods", mirror.clone()).run(&ServiceAccount).is_err());
+        assert!(
+            Case::create(&world, "pods", mirror.clone())
+                .run(&ServiceAccount)
+                .is_err()
+        );
         mirror["spec"] = json!({"containers": [{"name": "a"}]});
-        let (same, _) = Case::create(&world, "pods", mirror.clone()).run(&ServiceAccount).unwrap();
+        let (same, _) = Case::create(&world, "pods", mirror.clone())
+            .run(&ServiceAccount)
+            .unwrap();
         assert_eq!(same, mirror);
         mirror["spec"] = json!({"volumes": [{"secret": {"secretName": "s"}}]});
         assert!(Case::create(&world, "pods", mirror).run(&ServiceAccount).is_err());
@@ -216,6 +252,9 @@ mod tests {
         let spec = json!({"containers": [{"name": "a"}], "volumes": [{"name": "kube-api-access-abcde"}]});
         let (pod, _) = Case::create(&world, "pods", pod(spec)).run(&ServiceAccount).unwrap();
         assert_eq!(items(&pod, "/spec/volumes").len(), 1);
-        assert_eq!(text(&pod, "/spec/containers/0/volumeMounts/0/name"), "kube-api-access-abcde");
+        assert_eq!(
+            text(&pod, "/spec/containers/0/volumeMounts/0/name"),
+            "kube-api-access-abcde"
+        );
     }
 }

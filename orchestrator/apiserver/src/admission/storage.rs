@@ -30,16 +30,27 @@ impl Plugin for DefaultStorageClass {
 }
 
 fn default_class(objects: &dyn Objects) -> Option<Arc<Value>> {
-    let marks = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+    let marks = [
+        "storageclass.kubernetes.io/is-default-class",
+        "storageclass.beta.kubernetes.io/is-default-class",
+    ];
     let is_default = |it: &Value| marks.iter().any(|mark| annotation(it, mark) == Some("true"));
-    newest(objects.list("storage.k8s.io/storageclasses", None).into_iter().filter(|it| is_default(it)))
+    newest(
+        objects
+            .list("storage.k8s.io/storageclasses", None)
+            .into_iter()
+            .filter(|it| is_default(it)),
+    )
 }
 
 /// The newest of several defaults, or the first by name where they are of one age.
 pub(super) fn newest(all: impl Iterator<Item = Arc<Value>>) -> Option<Arc<Value>> {
     let age = |it: &Value| {
         let name = text(it, "/metadata/name").to_owned();
-        (text(it, "/metadata/creationTimestamp").to_owned(), std::cmp::Reverse(name))
+        (
+            text(it, "/metadata/creationTimestamp").to_owned(),
+            std::cmp::Reverse(name),
+        )
     };
     all.max_by_key(|it| age(it))
 }
@@ -75,12 +86,16 @@ impl Plugin for ClaimResize {
 
     fn validate(&self, request: &Request<'_>, claim: Option<&Value>) -> Result<(), Rejection> {
         let update = request.attributes.operation == Operation::Update;
-        let (Some(claim), Some(old)) = (claim, request.old) else { return Ok(()) };
+        let (Some(claim), Some(old)) = (claim, request.old) else {
+            return Ok(());
+        };
         if !update || !request.attributes.is("", "persistentvolumeclaims", "") {
             return Ok(());
         }
         let size = |it: &Value| Quantity::parse(text(it, "/spec/resources/requests/storage"));
-        let (Some(new), Some(before)) = (size(claim), size(old)) else { return Ok(()) };
+        let (Some(new), Some(before)) = (size(claim), size(old)) else {
+            return Ok(());
+        };
         if new.cmp_value(&before).is_le() {
             return Ok(());
         }
@@ -117,14 +132,28 @@ mod tests {
     fn the_newest_default_class_is_filled_in() {
         let mut world = Map::default();
         let run = |world: &Map, spec| {
-            let (claim, _) = Case::create(world, "persistentvolumeclaims", claim(spec)).run(&DefaultStorageClass).unwrap();
+            let (claim, _) = Case::create(world, "persistentvolumeclaims", claim(spec))
+                .run(&DefaultStorageClass)
+                .unwrap();
             claim["spec"]["storageClassName"].clone()
         };
         assert_eq!(run(&world, json!({})), json!(null));
-        world.put("storage.k8s.io/storageclasses", class("old", "2020-01-01T00:00:00Z", "true"));
-        world.put("storage.k8s.io/storageclasses", class("new", "2021-01-01T00:00:00Z", "true"));
-        world.put("storage.k8s.io/storageclasses", class("also", "2021-01-01T00:00:00Z", "true"));
-        world.put("storage.k8s.io/storageclasses", class("none", "2022-01-01T00:00:00Z", "false"));
+        world.put(
+            "storage.k8s.io/storageclasses",
+            class("old", "2020-01-01T00:00:00Z", "true"),
+        );
+        world.put(
+            "storage.k8s.io/storageclasses",
+            class("new", "2021-01-01T00:00:00Z", "true"),
+        );
+        world.put(
+            "storage.k8s.io/storageclasses",
+            class("also", "2021-01-01T00:00:00Z", "true"),
+        );
+        world.put(
+            "storage.k8s.io/storageclasses",
+            class("none", "2022-01-01T00:00:00Z", "false"),
+        );
         assert_eq!(run(&world, json!({})), json!("also"));
         assert_eq!(run(&world, json!({"storageClassName": ""})), json!(""));
         assert_eq!(run(&world, json!({"storageClassName": "own"})), json!("own"));
@@ -133,11 +162,14 @@ mod tests {
     #[test]
     fn volumes_and_claims_are_protected() {
         let world = Map::default();
-        for (resource, finalizer) in [("persistentvolumes", json!(["kubernetes.io/pv-protection"])),
-            ("persistentvolumeclaims", json!(["kubernetes.io/pvc-protection"])), ("pods", json!(null))]
-        {
-            let (object, _) =
-                Case::create(&world, resource, claim(json!({}))).run(&StorageObjectInUseProtection).unwrap();
+        for (resource, finalizer) in [
+            ("persistentvolumes", json!(["kubernetes.io/pv-protection"])),
+            ("persistentvolumeclaims", json!(["kubernetes.io/pvc-protection"])),
+            ("pods", json!(null)),
+        ] {
+            let (object, _) = Case::create(&world, resource, claim(json!({})))
+                .run(&StorageObjectInUseProtection)
+                .unwrap();
             assert_eq!(object["metadata"]["finalizers"], finalizer);
         }
     }

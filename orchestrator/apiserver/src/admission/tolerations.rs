@@ -54,7 +54,11 @@ impl Plugin for TaintNodesByCondition {
             if !node["spec"].is_object() {
                 node["spec"] = json!({});
             }
-            push(&mut node["spec"], "taints", json!({"key": NOT_READY, "effect": "NoSchedule"}));
+            push(
+                &mut node["spec"],
+                "taints",
+                json!({"key": NOT_READY, "effect": "NoSchedule"}),
+            );
         }
         Ok(())
     }
@@ -70,14 +74,24 @@ mod tests {
         let world = Map::default();
         for (tolerations, keys) in [
             (json!(null), vec![NOT_READY, UNREACHABLE]),
-            (json!([{"key": NOT_READY, "operator": "Exists", "effect": "NoExecute"}]), vec![NOT_READY, UNREACHABLE]),
-            (json!([{"key": NOT_READY, "operator": "Exists", "effect": "NoSchedule"}]),
-                vec![NOT_READY, NOT_READY, UNREACHABLE]),
+            (
+                json!([{"key": NOT_READY, "operator": "Exists", "effect": "NoExecute"}]),
+                vec![NOT_READY, UNREACHABLE],
+            ),
+            (
+                json!([{"key": NOT_READY, "operator": "Exists", "effect": "NoSchedule"}]),
+                vec![NOT_READY, NOT_READY, UNREACHABLE],
+            ),
             (json!([{"operator": "Exists"}]), vec![""]),
         ] {
             let pod = json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {"tolerations": tolerations}});
-            let (pod, _) = Case::create(&world, "pods", pod).run(&DefaultTolerationSeconds).unwrap();
-            let found: Vec<&str> = items(&pod, "/spec/tolerations").iter().map(|it| text(it, "/key")).collect();
+            let (pod, _) = Case::create(&world, "pods", pod)
+                .run(&DefaultTolerationSeconds)
+                .unwrap();
+            let found: Vec<&str> = items(&pod, "/spec/tolerations")
+                .iter()
+                .map(|it| text(it, "/key"))
+                .collect();
             assert_eq!(found, keys, "{tolerations}");
         }
     }
@@ -85,11 +99,16 @@ mod tests {
     #[test]
     fn new_nodes_are_not_ready() {
         let world = Map::default();
-        for node in [json!({"metadata": {"name": "n"}}), json!({"metadata": {"name": "n"}, "spec": {"taints": [
-            {"key": NOT_READY, "effect": "NoSchedule"}]}})]
-        {
+        for node in [
+            json!({"metadata": {"name": "n"}}),
+            json!({"metadata": {"name": "n"}, "spec": {"taints": [
+            {"key": NOT_READY, "effect": "NoSchedule"}]}}),
+        ] {
             let (node, _) = Case::create(&world, "nodes", node).run(&TaintNodesByCondition).unwrap();
-            assert_eq!(node["spec"]["taints"], json!([{"key": NOT_READY, "effect": "NoSchedule"}]));
+            assert_eq!(
+                node["spec"]["taints"],
+                json!([{"key": NOT_READY, "effect": "NoSchedule"}])
+            );
         }
     }
 }

@@ -290,7 +290,9 @@ mod tests {
             &[("impersonate-user", "u"), ("impersonate-extra-a", "no")],
         ] {
             assert_eq!(
-                apply(caller.clone(), &headers(pairs), &Asked::default()).unwrap_err().code,
+                apply(caller.clone(), &headers(pairs), &Asked::default())
+                    .unwrap_err()
+                    .code,
                 403,
                 "{pairs:?}"
             );

@@ -90,7 +90,11 @@ fn app_armor(pod: &Value) -> Option<String> {
         let plural = if annotations.len() == 1 { "" } else { "s" };
         wrong.push(format!("annotation{plural} {}", annotations.join(", ")));
     }
-    let plural = if wrong.len() + annotations.len().saturating_sub(1) == 1 { "" } else { "s" };
+    let plural = if wrong.len() + annotations.len().saturating_sub(1) == 1 {
+        ""
+    } else {
+        "s"
+    };
     (!wrong.is_empty()).then(|| format!("forbidden AppArmor profile{plural} ({})", wrong.join("; ")))
 }
 
@@ -115,15 +119,19 @@ const DEFAULT_CAPABILITIES: [&str; 13] = [
 fn added<'a>(pod: &'a Value, allowed: &[&str]) -> Option<String> {
     let (mut who, mut what) = (Vec::new(), BTreeSet::new());
     for container in containers(pod) {
-        let extra: Vec<&'a str> =
-            texts(container, "/securityContext/capabilities/add").filter(|it| !allowed.contains(it)).collect();
+        let extra: Vec<&'a str> = texts(container, "/securityContext/capabilities/add")
+            .filter(|it| !allowed.contains(it))
+            .collect();
         if !extra.is_empty() {
             who.push(name(container));
             what.extend(extra);
         }
     }
     let who = named("container", who)?;
-    Some(format!("{who} must not include {} in securityContext.capabilities.add", quoted(&what)))
+    Some(format!(
+        "{who} must not include {} in securityContext.capabilities.add",
+        quoted(&what)
+    ))
 }
 
 fn capabilities(pod: &Value) -> Option<String> {
@@ -142,7 +150,10 @@ fn dropped_capabilities(pod: &Value) -> Option<String> {
     let keeps = |it: &&Value| !texts(it, "/securityContext/capabilities/drop").any(|it| it == "ALL");
     let keepers = named("container", containers(pod).filter(keeps).map(name));
     let keepers = keepers.map(|it| format!("{it} must set securityContext.capabilities.drop=[\"ALL\"]"));
-    let both: Vec<String> = [keepers, added(pod, &["NET_BIND_SERVICE"])].into_iter().flatten().collect();
+    let both: Vec<String> = [keepers, added(pod, &["NET_BIND_SERVICE"])]
+        .into_iter()
+        .flatten()
+        .collect();
     (!both.is_empty()).then(|| format!("unrestricted capabilities ({})", both.join("; ")))
 }
 
@@ -154,18 +165,27 @@ fn host_namespaces(pod: &Value) -> Option<String> {
 }
 
 fn volumes_with<'a>(pod: &'a Value, wrong: impl Fn(&Value) -> bool) -> Vec<&'a str> {
-    items(pod, "/spec/volumes").iter().filter(|it| wrong(it)).map(name).collect()
+    items(pod, "/spec/volumes")
+        .iter()
+        .filter(|it| wrong(it))
+        .map(name)
+        .collect()
 }
 
 fn host_paths(pod: &Value) -> Option<String> {
-    let volumes = named("volume", volumes_with(pod, |it| it.get("hostPath").is_some_and(|it| !it.is_null())))?;
+    let volumes = named(
+        "volume",
+        volumes_with(pod, |it| it.get("hostPath").is_some_and(|it| !it.is_null())),
+    )?;
     Some(format!("hostPath volumes ({volumes})"))
 }
 
 fn host_ports(pod: &Value) -> Option<String> {
     let (mut who, mut ports) = (Vec::new(), BTreeSet::new());
     for container in containers(pod) {
-        let own = items(container, "/ports").iter().filter_map(|it| it.get("hostPort")?.as_i64());
+        let own = items(container, "/ports")
+            .iter()
+            .filter_map(|it| it.get("hostPort")?.as_i64());
         let own: Vec<i64> = own.filter(|it| *it != 0).collect();
         if !own.is_empty() {
             who.push(name(container));
@@ -182,7 +202,13 @@ fn host_ports(pod: &Value) -> Option<String> {
 
 /// A probe that names a host makes the kubelet ask it: KEP-4940.
 fn host_probes(pod: &Value) -> Option<String> {
-    let handlers = ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle/postStart", "lifecycle/preStop"];
+    let handlers = [
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle/postStart",
+        "lifecycle/preStop",
+    ];
     let mut hosts = BTreeSet::new();
     let mut who = Vec::new();
     for container in containers(pod) {
@@ -203,54 +229,91 @@ fn host_probes(pod: &Value) -> Option<String> {
     let one = who.len() == 1;
     let who = named("container", who)?;
     let verb = if one { "uses" } else { "use" };
-    Some(format!("probe or lifecycle host ({who} {verb} probe or lifecycle hosts {})", quoted(&hosts)))
+    Some(format!(
+        "probe or lifecycle host ({who} {verb} probe or lifecycle hosts {})",
+        quoted(&hosts)
+    ))
 }
 
 fn privileged(pod: &Value) -> Option<String> {
     let wrong = |it: &&Value| flag(it, "/securityContext/privileged");
     let who = named("container", containers(pod).filter(wrong).map(name))?;
-    Some(format!("privileged ({who} must not set securityContext.privileged=true)"))
+    Some(format!(
+        "privileged ({who} must not set securityContext.privileged=true)"
+    ))
 }
 
 fn proc_mount(pod: &Value) -> Option<String> {
     let own = |it: &Value| text(it, "/securityContext/procMount").to_owned();
-    let wrong: Vec<&Value> = containers(pod).filter(|it| !matches!(own(it).as_str(), "" | "Default")).collect();
+    let wrong: Vec<&Value> = containers(pod)
+        .filter(|it| !matches!(own(it).as_str(), "" | "Default"))
+        .collect();
     let kinds: Vec<String> = wrong.iter().map(|it| own(it)).collect();
     let kinds: BTreeSet<&str> = kinds.iter().map(String::as_str).collect();
     let who = named("container", wrong.into_iter().map(name))?;
-    Some(format!("procMount ({who} must not set securityContext.procMount to {})", quoted(&kinds)))
+    Some(format!(
+        "procMount ({who} must not set securityContext.procMount to {})",
+        quoted(&kinds)
+    ))
 }
 
 fn se_linux(pod: &Value) -> Option<String> {
-    const TYPES: [&str; 5] = ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+    const TYPES: [&str; 5] = [
+        "",
+        "container_t",
+        "container_init_t",
+        "container_kvm_t",
+        "container_engine_t",
+    ];
     let context = |it: &Value, field: &str| text(it, &format!("/seLinuxOptions/{field}")).to_owned();
     let wrong_type = |it: &Value| !TYPES.contains(&context(it, "type").as_str());
     let user = |it: &Value| !context(it, "user").is_empty();
     let role = |it: &Value| !context(it, "role").is_empty();
     let who = setters(pod, |it| wrong_type(it) || user(it) || role(it))?;
-    let all: Vec<&Value> =
-        pod.pointer("/spec/securityContext").into_iter().chain(containers(pod).filter_map(|it| it.get("securityContext"))).collect();
-    let types: Vec<String> = all.iter().filter(|it| wrong_type(it)).map(|it| context(it, "type")).collect();
+    let all: Vec<&Value> = pod
+        .pointer("/spec/securityContext")
+        .into_iter()
+        .chain(containers(pod).filter_map(|it| it.get("securityContext")))
+        .collect();
+    let types: Vec<String> = all
+        .iter()
+        .filter(|it| wrong_type(it))
+        .map(|it| context(it, "type"))
+        .collect();
     let types: BTreeSet<&str> = types.iter().map(String::as_str).collect();
     let mut what = Vec::new();
     if !types.is_empty() {
-        what.push(format!("type{} {}", if types.len() == 1 { "" } else { "s" }, quoted(&types)));
+        what.push(format!(
+            "type{} {}",
+            if types.len() == 1 { "" } else { "s" },
+            quoted(&types)
+        ));
     }
     what.extend(all.iter().any(|it| user(it)).then(|| "user may not be set".to_owned()));
     what.extend(all.iter().any(|it| role(it)).then(|| "role may not be set".to_owned()));
-    Some(format!("seLinuxOptions ({who} set forbidden securityContext.seLinuxOptions: {})", what.join("; ")))
+    Some(format!(
+        "seLinuxOptions ({who} set forbidden securityContext.seLinuxOptions: {})",
+        what.join("; ")
+    ))
 }
 
 fn unconfined(pod: &Value) -> Option<String> {
     let who = setters(pod, |it| text(it, "/seccompProfile/type") == "Unconfined")?;
-    Some(format!("seccompProfile ({who} must not set securityContext.seccompProfile.type to \"Unconfined\")"))
+    Some(format!(
+        "seccompProfile ({who} must not set securityContext.seccompProfile.type to \"Unconfined\")"
+    ))
 }
 
 fn seccomp(pod: &Value) -> Option<String> {
     if windows(pod) {
         return None;
     }
-    let good = |it: Option<&Value>| matches!(it.map_or("", |it| text(it, "/seccompProfile/type")), "RuntimeDefault" | "Localhost");
+    let good = |it: Option<&Value>| {
+        matches!(
+            it.map_or("", |it| text(it, "/seccompProfile/type")),
+            "RuntimeDefault" | "Localhost"
+        )
+    };
     let unset = |it: Option<&Value>| it.is_none_or(|it| text(it, "/seccompProfile/type").is_empty());
     let wrong = setters(pod, |it| !unset(Some(it)) && !good(Some(it)));
     let own = pod.pointer("/spec/securityContext");
@@ -280,13 +343,17 @@ fn sysctls(pod: &Value) -> Option<String> {
         "net.ipv4.tcp_rmem",
     ];
     let names = items(pod, "/spec/securityContext/sysctls").iter().map(name);
-    let unsafe_ones: Vec<&str> = names.filter(|it| !SAFE.contains(it) && *it != "net.ipv4.tcp_wmem").collect();
+    let unsafe_ones: Vec<&str> = names
+        .filter(|it| !SAFE.contains(it) && *it != "net.ipv4.tcp_wmem")
+        .collect();
     (!unsafe_ones.is_empty()).then(|| format!("forbidden sysctls ({})", unsafe_ones.join(", ")))
 }
 
 fn host_process(pod: &Value) -> Option<String> {
     let who = setters(pod, |it| flag(it, "/windowsOptions/hostProcess"))?;
-    Some(format!("hostProcess ({who} must not set securityContext.windowsOptions.hostProcess=true)"))
+    Some(format!(
+        "hostProcess ({who} must not set securityContext.windowsOptions.hostProcess=true)"
+    ))
 }
 
 fn escalation(pod: &Value) -> Option<String> {
@@ -294,11 +361,15 @@ fn escalation(pod: &Value) -> Option<String> {
         return None;
     }
     let wrong = |it: &&Value| {
-        let set = it.pointer("/securityContext/allowPrivilegeEscalation").and_then(Value::as_bool);
+        let set = it
+            .pointer("/securityContext/allowPrivilegeEscalation")
+            .and_then(Value::as_bool);
         set.unwrap_or(true)
     };
     let who = named("container", containers(pod).filter(wrong).map(name))?;
-    Some(format!("allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"))
+    Some(format!(
+        "allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"
+    ))
 }
 
 fn volume_types(pod: &Value) -> Option<String> {
@@ -314,8 +385,13 @@ fn volume_types(pod: &Value) -> Option<String> {
         "secret",
     ];
     let kind = |volume: &Value| -> Option<String> {
-        let fields = volume.as_object()?.iter().filter(|(field, value)| *field != "name" && !value.is_null());
-        let mut wrong = fields.map(|(field, _)| field).filter(|it| !ALLOWED.contains(&it.as_str()));
+        let fields = volume
+            .as_object()?
+            .iter()
+            .filter(|(field, value)| *field != "name" && !value.is_null());
+        let mut wrong = fields
+            .map(|(field, _)| field)
+            .filter(|it| !ALLOWED.contains(&it.as_str()));
         wrong.next().cloned()
     };
     let names = volumes_with(pod, |it| kind(it).is_some());
@@ -324,7 +400,10 @@ fn volume_types(pod: &Value) -> Option<String> {
     let verb = if names.len() == 1 { "uses" } else { "use" };
     let volumes = named("volume", names)?;
     let plural = if kinds.len() == 1 { "" } else { "s" };
-    Some(format!("restricted volume types ({volumes} {verb} restricted volume type{plural} {})", quoted(&kinds)))
+    Some(format!(
+        "restricted volume types ({volumes} {verb} restricted volume type{plural} {})",
+        quoted(&kinds)
+    ))
 }
 
 fn root(pod: &Value) -> Option<String> {
@@ -334,7 +413,11 @@ fn root(pod: &Value) -> Option<String> {
     let wrong = named("container", wrong.map(name));
     let must = "securityContext.runAsNonRoot";
     if let Some(who) = wrong {
-        let who = if own == Some(false) { format!("pod and {who}") } else { who };
+        let who = if own == Some(false) {
+            format!("pod and {who}")
+        } else {
+            who
+        };
         return Some(format!("runAsNonRoot != true ({who} must not set {must}=false)"));
     }
     let implicit = containers(pod).filter(|it| set(it.get("securityContext")).is_none());
@@ -361,27 +444,51 @@ mod tests {
         let one = |container: Value| json!({"spec": {"containers": [container]}});
         for (pod, phrase) in [
             (one(json!({"name": "a"})), ""),
-            (json!({"spec": {"hostNetwork": true, "hostPID": true}}), "host namespaces (hostNetwork=true, hostPID=true)"),
-            (one(json!({"name": "a", "securityContext": {"capabilities": {"add": ["NET_ADMIN", "CHOWN"]}}})),
-                "non-default capabilities (container \"a\" must not include \"NET_ADMIN\" in securityContext.capabilities.add)"),
-            (json!({"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}, {"name": "w", "hostPath": {}}]}}),
-                "hostPath volumes (volumes \"v\", \"w\")"),
-            (one(json!({"name": "a", "ports": [{"hostPort": 80}, {"hostPort": 0}]})),
-                "hostPort (container \"a\" uses hostPort 80)"),
-            (one(json!({"name": "a", "securityContext": {"procMount": "Unmasked"}})),
-                "procMount (container \"a\" must not set securityContext.procMount to \"Unmasked\")"),
-            (json!({"spec": {"securityContext": {"seLinuxOptions": {"type": "x", "user": "u"}}}}),
-                "seLinuxOptions (pod set forbidden securityContext.seLinuxOptions: type \"x\"; user may not be set)"),
-            (json!({"spec": {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}}),
-                "seccompProfile (pod must not set securityContext.seccompProfile.type to \"Unconfined\")"),
-            (json!({"spec": {"securityContext": {"sysctls": [{"name": "kernel.msgmax"},
-                {"name": "net.ipv4.tcp_syncookies"}]}}}), "forbidden sysctls (kernel.msgmax)"),
-            (json!({"spec": {"securityContext": {"windowsOptions": {"hostProcess": true}}}}),
-                "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)"),
-            (one(json!({"name": "a", "livenessProbe": {"httpGet": {"host": "10.0.0.1"}}})),
-                "probe or lifecycle host (container \"a\" uses probe or lifecycle hosts \"10.0.0.1\")"),
-            (json!({"metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/a": "unconfined"}}}),
-                "forbidden AppArmor profile (annotation container.apparmor.security.beta.kubernetes.io/a=\"unconfined\")"),
+            (
+                json!({"spec": {"hostNetwork": true, "hostPID": true}}),
+                "host namespaces (hostNetwork=true, hostPID=true)",
+            ),
+            (
+                one(json!({"name": "a", "securityContext": {"capabilities": {"add": ["NET_ADMIN", "CHOWN"]}}})),
+                "non-default capabilities (container \"a\" must not include \"NET_ADMIN\" in securityContext.capabilities.add)",
+            ),
+            (
+                json!({"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}, {"name": "w", "hostPath": {}}]}}),
+                "hostPath volumes (volumes \"v\", \"w\")",
+            ),
+            (
+                one(json!({"name": "a", "ports": [{"hostPort": 80}, {"hostPort": 0}]})),
+                "hostPort (container \"a\" uses hostPort 80)",
+            ),
+            (
+                one(json!({"name": "a", "securityContext": {"procMount": "Unmasked"}})),
+                "procMount (container \"a\" must not set securityContext.procMount to \"Unmasked\")",
+            ),
+            (
+                json!({"spec": {"securityContext": {"seLinuxOptions": {"type": "x", "user": "u"}}}}),
+                "seLinuxOptions (pod set forbidden securityContext.seLinuxOptions: type \"x\"; user may not be set)",
+            ),
+            (
+                json!({"spec": {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}}),
+                "seccompProfile (pod must not set securityContext.seccompProfile.type to \"Unconfined\")",
+            ),
+            (
+                json!({"spec": {"securityContext": {"sysctls": [{"name": "kernel.msgmax"},
+                {"name": "net.ipv4.tcp_syncookies"}]}}}),
+                "forbidden sysctls (kernel.msgmax)",
+            ),
+            (
+                json!({"spec": {"securityContext": {"windowsOptions": {"hostProcess": true}}}}),
+                "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)",
+            ),
+            (
+                one(json!({"name": "a", "livenessProbe": {"httpGet": {"host": "10.0.0.1"}}})),
+                "probe or lifecycle host (container \"a\" uses probe or lifecycle hosts \"10.0.0.1\")",
+            ),
+            (
+                json!({"metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/a": "unconfined"}}}),
+                "forbidden AppArmor profile (annotation container.apparmor.security.beta.kubernetes.io/a=\"unconfined\")",
+            ),
         ] {
             assert_eq!(baseline(&pod).join(", "), phrase, "{pod}");
         }
@@ -397,11 +504,31 @@ mod tests {
         }});
         assert_eq!(restricted(&pod), [""; 0]);
         for (pointer, value, phrase) in [
-            ("/spec/securityContext/runAsNonRoot", json!(false), "runAsNonRoot != true (pod must not set"),
-            ("/spec/containers/0/securityContext/capabilities/add/0", json!("CHOWN"), "must not include \"CHOWN\""),
-            ("/spec/volumes/0", json!({"name": "v", "nfs": {}}), "(volume \"v\" uses restricted volume type \"nfs\")"),
-            ("/spec/securityContext/seccompProfile/type", json!("Unconfined"), "must not set securityContext.seccompProfile"),
-            ("/spec/containers/0/securityContext", json!({}), "allowPrivilegeEscalation != false"),
+            (
+                "/spec/securityContext/runAsNonRoot",
+                json!(false),
+                "runAsNonRoot != true (pod must not set",
+            ),
+            (
+                "/spec/containers/0/securityContext/capabilities/add/0",
+                json!("CHOWN"),
+                "must not include \"CHOWN\"",
+            ),
+            (
+                "/spec/volumes/0",
+                json!({"name": "v", "nfs": {}}),
+                "(volume \"v\" uses restricted volume type \"nfs\")",
+            ),
+            (
+                "/spec/securityContext/seccompProfile/type",
+                json!("Unconfined"),
+                "must not set securityContext.seccompProfile",
+            ),
+            (
+                "/spec/containers/0/securityContext",
+                json!({}),
+                "allowPrivilegeEscalation != false",
+            ),
         ] {
             let mut pod = pod.clone();
             *pod.pointer_mut(pointer).unwrap() = value;

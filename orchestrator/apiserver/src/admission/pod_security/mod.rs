@@ -96,18 +96,25 @@ impl Plugin for PodSecurity {
             _ => return Ok(()),
         };
         let unchanged = attributes.operation == Operation::Update
-            && request.old.is_some_and(|old| pods && old.get("spec") == object.get("spec"));
+            && request
+                .old
+                .is_some_and(|old| pods && old.get("spec") == object.get("spec"));
         if unchanged {
             return Ok(());
         }
-        let Some(namespace) = request.objects.get("core/namespaces", "", attributes.namespace) else { return Ok(()) };
+        let Some(namespace) = request.objects.get("core/namespaces", "", attributes.namespace) else {
+            return Ok(());
+        };
         let (enforced, version) = policy(&namespace, "enforce");
         if pods && let Some(why) = violations(enforced, pod) {
             return Err(request.forbidden(format!("violates PodSecurity \"{}:{version}\": {why}", enforced.name())));
         }
         let (warned, version) = policy(&namespace, "warn");
         if let Some(why) = violations(warned, pod) {
-            request.warn(format!("would violate PodSecurity \"{}:{version}\": {why}", warned.name()));
+            request.warn(format!(
+                "would violate PodSecurity \"{}:{version}\": {why}",
+                warned.name()
+            ));
         }
         Ok(())
     }
@@ -120,7 +127,9 @@ fn namespace(request: &Request<'_>, namespace: &Value) -> Result<(), Rejection> 
     for mode in MODES {
         let key = format!("{PREFIX}{mode}");
         let changed = request.old.is_none_or(|old| label(old, &key) != label(namespace, &key));
-        let Some(level) = label(namespace, &key).filter(|_| changed) else { continue };
+        let Some(level) = label(namespace, &key).filter(|_| changed) else {
+            continue;
+        };
         if Level::parse(level).is_none() {
             causes.push(Cause {
                 reason: "FieldValueInvalid",
@@ -178,15 +187,25 @@ mod tests {
             (json!({}), "", ""),
             (json!({"pod-security.kubernetes.io/enforce": "privileged"}), "", ""),
             (json!({"pod-security.kubernetes.io/enforce": "baseline"}), said, ""),
-            (json!({"pod-security.kubernetes.io/enforce": "tpyo"}), "restricted:latest", ""),
-            (json!({"pod-security.kubernetes.io/warn": "baseline", "pod-security.kubernetes.io/warn-version": "v1.30"}),
-                "", "would violate PodSecurity \"baseline:v1.30\": privileged"),
+            (
+                json!({"pod-security.kubernetes.io/enforce": "tpyo"}),
+                "restricted:latest",
+                "",
+            ),
+            (
+                json!({"pod-security.kubernetes.io/warn": "baseline", "pod-security.kubernetes.io/warn-version": "v1.30"}),
+                "",
+                "would violate PodSecurity \"baseline:v1.30\": privileged",
+            ),
         ] {
             match Case::create(&world(labels.clone()), "pods", pod(privileged.clone())).run(&PodSecurity) {
                 Ok((_, warnings)) => {
                     assert!(refused.is_empty(), "{labels}");
                     let text = warnings.join("\n");
-                    assert!(text.contains(warned) && text.is_empty() == warned.is_empty(), "{labels}: {text}");
+                    assert!(
+                        text.contains(warned) && text.is_empty() == warned.is_empty(),
+                        "{labels}: {text}"
+                    );
                 }
                 Err(it) => assert!(!refused.is_empty() && it.message.contains(refused), "{labels}: {it}"),
             }
@@ -213,16 +232,23 @@ mod tests {
             "pod-security.kubernetes.io/warn": "baseline"}));
         let deployment = json!({"metadata": {"namespace": "ns", "name": "d"}, "spec": {"template": {"spec":
             {"hostNetwork": true}}}});
-        let (_, warnings) = Case::create(&world, "deployments", deployment).run(&PodSecurity).unwrap();
-        assert_eq!(warnings, ["would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"]);
+        let (_, warnings) = Case::create(&world, "deployments", deployment)
+            .run(&PodSecurity)
+            .unwrap();
+        assert_eq!(
+            warnings,
+            ["would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"]
+        );
     }
 
     #[test]
     fn labels_must_make_sense_and_tell_of_old_pods() {
         let mut world = world(json!({}));
         world.put("core/pods", pod(json!({"hostPID": true})));
-        let namespace = |level: &str| json!({"metadata": {"name": "ns", "labels":
-            {"pod-security.kubernetes.io/enforce": level}}});
+        let namespace = |level: &str| {
+            json!({"metadata": {"name": "ns", "labels":
+            {"pod-security.kubernetes.io/enforce": level}}})
+        };
         let update = |level: &str| Case {
             operation: Operation::Update,
             old: Some(namespace("privileged")),

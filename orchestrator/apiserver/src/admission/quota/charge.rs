@@ -33,7 +33,11 @@ impl Charge {
         let (group, resource) = prefix.split_once('/').unwrap_or(("", prefix));
         let mut charge = Self::default();
         let one = Quantity::count(1);
-        let counted = if group == "core" { format!("count/{resource}") } else { format!("count/{resource}.{group}") };
+        let counted = if group == "core" {
+            format!("count/{resource}")
+        } else {
+            format!("count/{resource}.{group}")
+        };
         charge.amounts.insert(counted, one);
         if group != "core" {
             return charge;
@@ -65,16 +69,28 @@ impl Charge {
 
 impl PodFacts {
     fn of(pod: &Value) -> Self {
-        let asks = |kind| pod_amounts(pod, kind).iter().any(|(name, it)| is_basic(name) && !it.is_zero());
+        let asks = |kind| {
+            pod_amounts(pod, kind)
+                .iter()
+                .any(|(name, it)| is_basic(name) && !it.is_zero())
+        };
         let affinities = ["podAffinity", "podAntiAffinity"];
-        let lists = ["requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"];
-        let mut terms = affinities.iter().flat_map(|it| lists.iter().map(move |list| format!("/spec/affinity/{it}/{list}")));
+        let lists = [
+            "requiredDuringSchedulingIgnoredDuringExecution",
+            "preferredDuringSchedulingIgnoredDuringExecution",
+        ];
+        let mut terms = affinities
+            .iter()
+            .flat_map(|it| lists.iter().map(move |list| format!("/spec/affinity/{it}/{list}")));
         let crosses = |term: &Value| {
             let term = term.get("podAffinityTerm").unwrap_or(term);
             !items(term, "/namespaces").is_empty() || term.get("namespaceSelector").is_some_and(|it| !it.is_null())
         };
         Self {
-            terminating: pod.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some_and(|it| it >= 0),
+            terminating: pod
+                .pointer("/spec/activeDeadlineSeconds")
+                .and_then(Value::as_i64)
+                .is_some_and(|it| it >= 0),
             best_effort: !asks("requests") && !asks("limits"),
             priority_class: text(pod, "/spec/priorityClassName").to_owned(),
             crosses_namespaces: terms.any(|it| items(pod, &it).iter().any(crosses)),
@@ -138,7 +154,9 @@ fn add_service(amounts: &mut Amounts, service: &Value) {
         }
         "LoadBalancer" => {
             amounts.insert("services.loadbalancers".to_owned(), Quantity::count(1));
-            let allocated = service.pointer("/spec/allocateLoadBalancerNodePorts").and_then(Value::as_bool);
+            let allocated = service
+                .pointer("/spec/allocateLoadBalancerNodePorts")
+                .and_then(Value::as_bool);
             if allocated.unwrap_or(true) {
                 amounts.insert("services.nodeports".to_owned(), ports());
             }
@@ -172,9 +190,18 @@ pub(super) fn matches(quota: &Value, charge: &Charge) -> bool {
     }
     let simple = texts(quota, "/spec/scopes").map(|it| (it, "Exists", BTreeSet::new()));
     let selected = items(quota, "/spec/scopeSelector/matchExpressions").iter();
-    let selected = selected.map(|it| (text(it, "/scopeName"), text(it, "/operator"), texts(it, "/values").collect()));
+    let selected = selected.map(|it| {
+        (
+            text(it, "/scopeName"),
+            text(it, "/operator"),
+            texts(it, "/values").collect(),
+        )
+    });
     simple.chain(selected).all(|(scope, operator, values)| {
-        charge.pod.as_ref().is_some_and(|pod| pod.in_scope(scope, operator, &values))
+        charge
+            .pod
+            .as_ref()
+            .is_some_and(|pod| pod.in_scope(scope, operator, &values))
     })
 }
 
@@ -192,7 +219,10 @@ pub(super) fn missing(hard: &Amounts, charge: &Charge, pod: &Value) -> Option<St
         if pod.pointer(&format!("/spec/resources/{kind}/{name}")).is_some() {
             continue;
         }
-        for container in ["/spec/initContainers", "/spec/containers"].iter().flat_map(|it| items(pod, it)) {
+        for container in ["/spec/initContainers", "/spec/containers"]
+            .iter()
+            .flat_map(|it| items(pod, it))
+        {
             if container.pointer(&format!("/resources/{kind}/{name}")).is_none() {
                 missing.entry(resource).or_default().insert(text(container, "/name"));
             }
@@ -227,7 +257,10 @@ pub fn used(objects: &dyn Objects, quota: &Value) -> BTreeMap<String, Quantity> 
 
 /// `status` of a quota as it should be: what the quota controller writes.
 pub fn status(objects: &dyn Objects, quota: &Value) -> Value {
-    let used: BTreeMap<String, String> = used(objects, quota).into_iter().map(|(name, it)| (name, it.to_string())).collect();
+    let used: BTreeMap<String, String> = used(objects, quota)
+        .into_iter()
+        .map(|(name, it)| (name, it.to_string()))
+        .collect();
     json!({"hard": quota.pointer("/spec/hard").cloned().unwrap_or_default(), "used": used})
 }
 
