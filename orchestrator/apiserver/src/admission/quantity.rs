@@ -134,7 +134,7 @@ impl Quantity {
     }
 }
 
-/// `00` and `` are nothing, not an error; what is left of an error is one.
+/// No digits but zeros are nothing, not an error; what is left of an error is one.
 fn zero(error: std::num::ParseIntError) -> Result<i128, std::num::ParseIntError> {
     if *error.kind() == std::num::IntErrorKind::Empty {
         Ok(0)
