@@ -6,10 +6,7 @@ use super::{
     rbac::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, GROUP},
     rule::PolicyRule,
 };
-use crate::{
-    authn::names,
-    objects::{Objects, annotation, items, text},
-};
+use crate::objects::{Objects, annotation, items, text};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -292,7 +289,7 @@ fn expand(verb: &str) -> &str {
 mod tests {
     use super::*;
     use crate::{
-        authn::User,
+        authn::{User, names},
         authz::{Attributes, Authorizer, rbac::Rbac},
         objects::fake::Map,
     };

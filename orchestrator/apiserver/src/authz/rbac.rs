@@ -231,6 +231,10 @@ impl Index {
     }
 
     fn rules(&self, role: &RoleRef, namespace: &str) -> Option<&Arc<[PolicyRule]>> {
+        // A ClusterRoleBinding has no namespace in which a Role could be; under "" are the ClusterRoles.
+        if !role.cluster && namespace.is_empty() {
+            return None;
+        }
         self.scope(if role.cluster { "" } else { namespace })?
             .roles
             .get(&role.name)

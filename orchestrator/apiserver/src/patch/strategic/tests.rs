@@ -1,3 +1,8 @@
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "`json!` at every call reads best as a value"
+)]
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::json;
