@@ -3,7 +3,7 @@
 use super::{
     Inner, blocking,
     row::{Row, encode_key},
-    tables::{Fault, Readable},
+    tables::{Fault, Readable, guarded},
 };
 use crate::{Change, Key, Range, RangeQuery, Record, Revision, StoreError};
 use futures::{
@@ -38,8 +38,10 @@ impl Inner {
                 .collect();
             (tables, revision, later)
         };
-        self.read(&tables, &changed, revision, query)
-            .map_err(|it| self.fault(it))
+        let path = self.directory.join(super::DATABASE);
+        guarded(&path, || {
+            self.read(&tables, &changed, revision, query).map_err(|it| it.at(&path))
+        })
     }
 
     fn read(&self, tables: &Readable, tail: &[Change], revision: Revision, query: &RangeQuery) -> Result<Range, Fault> {

@@ -143,6 +143,12 @@ macro_rules! faults {
         impl From<$error> for Fault {
             fn from(error: $error) -> Self {
                 match redb::Error::from(error) {
+                    // How redb says that a file is no database, or shorter than it should be.
+                    redb::Error::Io(source)
+                        if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+                    {
+                        Self::Damaged(source.to_string())
+                    }
                     redb::Error::Io(source) => Self::Failed(source),
                     error @ redb::Error::PreviousIo => Self::Failed(io::Error::other(error)),
                     error => Self::Damaged(error.to_string()),
