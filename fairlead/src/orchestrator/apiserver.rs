@@ -51,7 +51,18 @@ async fn run(args: &ApiserverArgs) -> Result<()> {
     kubeconfig::make_directory(&args.data_dir)?;
     let store = Arc::new(RedbStore::open(&store_directory(&args.data_dir), Options::default())?);
     let running = Running::start(Arc::clone(&store) as _, settings, &start, listener).await?;
-    let host = addresses.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let fallback = if args.bind_address.is_unspecified() {
+        IpAddr::from([127, 0, 0, 1])
+    } else {
+        args.bind_address
+    };
+    let host = args.advertise_address.or_else(|| {
+        addresses
+            .first()
+            .copied()
+            .filter(|_| args.bind_address.is_unspecified())
+    });
+    let host = host.unwrap_or(fallback);
     let url = format!("https://{}", SocketAddr::new(host, port));
     let file = args.data_dir.join("admin.kubeconfig");
     kubeconfig::write(&file, &running.admin_kubeconfig(&url)?)?;
@@ -66,7 +77,9 @@ async fn run(args: &ApiserverArgs) -> Result<()> {
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
     }
     running.stop().await;
-    tokio::task::spawn_blocking(move || store.close()).await.context("the store could not be closed")?;
+    tokio::task::spawn_blocking(move || store.close())
+        .await
+        .context("the store could not be closed")?;
     Ok(())
 }
 

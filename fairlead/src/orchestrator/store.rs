@@ -40,5 +40,7 @@ pub(crate) fn main(args: &StoreArgs) -> Result<()> {
 }
 
 fn runtime() -> Result<Runtime> {
-    Builder::new_current_thread().build().context("cannot start the runtime")
+    Builder::new_current_thread()
+        .build()
+        .context("cannot start the runtime")
 }

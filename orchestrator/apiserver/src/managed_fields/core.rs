@@ -195,17 +195,6 @@ fn take_over(changes: &Comparison, force: bool, managers: &mut Managers) -> Resu
 /// only held such fields go with them.
 fn prune(typed: Typed<'_>, merged: Value, previous: &FieldSet, applied: &FieldSet, others: &Managers) -> Value {
     let previous = typed.with_parents(previous);
-<<<<<<< HEAD
-    let pruned = typed.remove(&merged, &previous).unwrap_or(Value::Null);
-    let owned = others
-        .values()
-        .fold(applied.clone(), |all, owned| all.union(&owned.fields));
-    let all = typed.with_parents(&typed.fields(&merged));
-    let keep = typed
-        .with_parents(&typed.fields(&pruned))
-        .union(&typed.with_parents(&owned));
-    let left = typed.remove(&merged, &all.difference(&keep)).unwrap_or(Value::Null);
-=======
     let pruned = typed
         .remove(&merged, &previous, &FieldSet::default())
         .unwrap_or(Value::Null);
@@ -218,7 +207,6 @@ fn prune(typed: Typed<'_>, merged: Value, previous: &FieldSet, applied: &FieldSe
     let left = typed
         .remove(&merged, &all.difference(&keep), &owned)
         .unwrap_or(Value::Null);
->>>>>>> security
     // Whatever went that the manager did not own before, below a removed item say, stays.
     let gone = all.difference(&typed.parts(&left));
     typed

@@ -108,19 +108,6 @@ impl<'a> Typed<'a> {
         matches!(self.known(), Some(Type::Object(object)) if object.fields.contains_key(name))
     }
 
-<<<<<<< HEAD
-    /// Whether upstream's Go field is a plain struct: then it is there, if empty, wherever its parent is, and nobody becomes
-    /// its owner by bringing it.
-    pub(super) fn always_there(self, name: &str) -> bool {
-        let Some(Type::Object(object)) = self.known() else {
-            return false;
-        };
-        let Some(field) = object.fields.get(name) else {
-            return false;
-        };
-        let plain = field.wire.is_some_and(|wire| !wire.pointer);
-        plain && matches!(self.types.get(field.ty), Type::Object(_))
-=======
     /// What stands in for an absent field whose parent is there, where upstream's Go field always has a value: a plain
     /// struct is `{}`, a list or map that is written even if empty is `null`. Nobody becomes the owner of such a parent by
     /// bringing its first child.
@@ -135,7 +122,6 @@ impl<'a> Typed<'a> {
             Type::List { .. } | Type::Map { .. } if wire.always => Some(&Value::Null),
             _ => None,
         }
->>>>>>> security
     }
 
     /// What an item of the list is called.
@@ -247,17 +233,10 @@ impl<'a> Typed<'a> {
                 }
             }
             (Shape::Leaf(Leaf::Map) | Shape::Fields(_), value) if strict => {
-<<<<<<< HEAD
-                report(format!("expected map, got {value}"))
-            }
-            (Shape::Leaf(Leaf::List) | Shape::Items(_), value) if strict => {
-                report(format!("expected list, got {value}"))
-=======
                 report(format!("expected map, got {value}"));
             }
             (Shape::Leaf(Leaf::List) | Shape::Items(_), value) if strict => {
                 report(format!("expected list, got {value}"));
->>>>>>> security
             }
             _ => {}
         }
@@ -294,13 +273,6 @@ impl<'a> Typed<'a> {
             let inner = self.field(name);
             let leaf = matches!(inner.shape(value), Shape::Leaf(_));
             // A declared field that has parts is owned through them; an empty one would not be owned at all.
-<<<<<<< HEAD
-            let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-            set.put(
-                PathElement::field(name),
-                leaf || empty || !self.declares(name),
-                inner.fields(value),
-=======
             let empty = match value {
                 Value::Null => true,
                 Value::Object(fields) => fields.is_empty(),
@@ -312,40 +284,26 @@ impl<'a> Typed<'a> {
                 PathElement::field(name),
                 member,
                 inner.collect_fields(value, empty_lists),
->>>>>>> security
             );
         }
         set
     }
 
-<<<<<<< HEAD
-    fn fields_of_list(self, kind: &ListKind, items: &[Value]) -> FieldSet {
-=======
     fn fields_of_list(self, kind: &ListKind, items: &[Value], empty_lists: bool) -> FieldSet {
->>>>>>> security
         let names: Vec<_> = items
             .iter()
             .filter_map(|item| Some((self.name(kind, item).ok()?, item)))
             .collect();
-<<<<<<< HEAD
-        let mut seen = std::collections::BTreeMap::new();
-=======
         let mut seen = BTreeMap::new();
->>>>>>> security
         for (name, _) in &names {
             *seen.entry(name.clone()).or_insert(0) += 1;
         }
         let mut set = FieldSet::default();
         for (name, item) in names {
             // Twins are owned together.
-<<<<<<< HEAD
-            let below = if seen.get(&name) == Some(&1) {
-                self.item().fields(item)
-=======
             let single = seen.get(&name) == Some(&1);
             let below = if single {
                 self.item().collect_fields(item, empty_lists)
->>>>>>> security
             } else {
                 FieldSet::default()
             };
