@@ -267,6 +267,7 @@ mod tests {
     use super::*;
     use crate::{admission::fixture::Case, objects::fake::Map};
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn world(limits: Value) -> Map {
         let mut world = Map::default();
         world.put(
@@ -276,6 +277,7 @@ mod tests {
         world
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn pod(containers: Value) -> Value {
         json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": {"containers": containers}})
     }

@@ -342,7 +342,8 @@ mod tests {
     #[test]
     fn nodes_make_mirror_pods_of_their_own_only() {
         let world = world();
-        let changes: [(&dyn Fn(&mut Value), bool); 9] = [
+        type Change<'a> = &'a dyn Fn(&mut Value);
+        let changes: [(Change<'_>, bool); 9] = [
             (&|_| {}, true),
             (&|it| it["metadata"]["annotations"] = json!({}), false),
             (&|it| it["spec"]["nodeName"] = json!("b"), false),

@@ -218,6 +218,7 @@ mod tests {
         ResourceQuota(Arc::default())
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn world(spec: Value) -> Map {
         let mut world = Map::default();
         world.put(

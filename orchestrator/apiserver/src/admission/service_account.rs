@@ -173,6 +173,7 @@ mod tests {
         world
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn pod(spec: Value) -> Value {
         json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": spec})
     }

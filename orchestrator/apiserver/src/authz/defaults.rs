@@ -1,4 +1,4 @@
-//! The ClusterRoles and bindings that every cluster has, from `defaults.txt`, and how they are kept.
+//! The `ClusterRoles` and bindings that every cluster has, from `defaults.txt`, and how they are kept.
 
 use super::{
     aggregate,
@@ -13,12 +13,12 @@ use std::{collections::BTreeMap, sync::LazyLock};
 /// Says that the server may bring the object up to date; `false` leaves it alone.
 pub const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
-/// The default ClusterRoles and ClusterRoleBindings by name; aggregated roles with the rules that they gather.
+/// The default `ClusterRoles` and `ClusterRoleBindings` by name; aggregated roles with the rules that they gather.
 #[derive(Debug)]
 pub struct Defaults {
-    /// ClusterRoles.
+    /// `ClusterRoles`.
     pub roles: BTreeMap<String, Value>,
-    /// ClusterRoleBindings.
+    /// `ClusterRoleBindings`.
     pub bindings: BTreeMap<String, Value>,
 }
 

@@ -164,7 +164,7 @@ fn host_namespaces(pod: &Value) -> Option<String> {
     (!shared.is_empty()).then(|| format!("host namespaces ({})", shared.join(", ")))
 }
 
-fn volumes_with<'a>(pod: &'a Value, wrong: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+fn volumes_with(pod: &Value, wrong: impl Fn(&Value) -> bool) -> Vec<&str> {
     items(pod, "/spec/volumes")
         .iter()
         .filter(|it| wrong(it))

@@ -168,12 +168,14 @@ mod tests {
     use crate::{admission::fixture::Case, objects::fake::Map};
     use serde_json::json;
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn world(labels: Value) -> Map {
         let mut world = Map::default();
         world.put("core/namespaces", json!({"metadata": {"name": "ns", "labels": labels}}));
         world
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn pod(spec: Value) -> Value {
         json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": spec})
     }
