@@ -115,11 +115,8 @@ fn update(resource: &Resource) -> Option<Update> {
 /// Paths of the resource's row that must not change.
 fn immutable(resource: &Resource, old: &Value, new: &Value, causes: &mut Causes) {
     for path in &resource.immutable {
-        let at = |value: &'_ Value| {
-            path.split('.')
-                .fold(Some(value.clone()), |at, step| at?.get(step).cloned())
-        };
-        let (was, is) = (at(old).unwrap_or_default(), at(new).unwrap_or_default());
+        let at = |value: &Value| path.split('.').fold(value, |at, step| &at[step]).clone();
+        let (was, is) = (at(old), at(new));
         if !same(&was, &is) {
             let field = path.to_string();
             match (&*resource.group, &*resource.plural) {
