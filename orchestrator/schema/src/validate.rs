@@ -48,7 +48,7 @@ pub fn object(resource: &Resource, old: Option<&Value>, new: &Value) -> Vec<Caus
     let root = Path::Root;
     meta::object(resource, old, new, &mut causes);
     if resource.custom.is_none() {
-        table::check(resource, new, &mut causes);
+        content(resource, new, &mut causes);
         named_after_content(resource, new, &mut causes);
         if let Some(old) = old {
             immutable(resource, old, new, &mut causes);
@@ -66,12 +66,22 @@ pub fn subresource(resource: &Resource, subresource: &str, old: &Value, new: &Va
     let mut causes = Causes::default();
     meta::object(resource, Some(old), new, &mut causes);
     if resource.custom.is_none() {
-        table::check(resource, new, &mut causes);
+        content(resource, new, &mut causes);
         if is(resource, "", "pods") {
             pod_update::subresource(subresource, old, new, &mut causes);
         }
     }
     causes.all
+}
+
+/// Everything but metadata.
+fn content(resource: &Resource, new: &Value, causes: &mut Causes) {
+    if is(resource, "apps", "statefulsets") {
+        // The controller adds the volumes of the claims before it makes pods.
+        table::check(resource, &workloads::with_claimed_volumes(new), causes);
+    } else {
+        table::check(resource, new, causes);
+    }
 }
 
 fn is(resource: &Resource, group: &str, plural: &str) -> bool {
