@@ -215,6 +215,7 @@ fn resource(types: &Arc<Types>, group: &str, version: &str, plural: &str, row: &
         None => stored.then_some((group, version, plural)),
     };
     Ok(Resource {
+        own_list_kind: None,
         group: group.into(),
         version: version.into(),
         kind: row.kind.as_str().into(),
