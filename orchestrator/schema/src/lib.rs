@@ -3,6 +3,7 @@
 
 mod builtin;
 pub mod columns;
+pub mod convert;
 pub mod defaults;
 pub mod docs;
 pub mod jsonpath;

@@ -48,7 +48,7 @@ pub fn object(resource: &Resource, old: Option<&Value>, new: &Value) -> Vec<Caus
     let root = Path::Root;
     meta::object(resource, old, new, &mut causes);
     if resource.custom.is_none() {
-        table::check(resource, new, &mut causes);
+        content(resource, new, &mut causes);
         named_after_content(resource, new, &mut causes);
         if let Some(old) = old {
             immutable(resource, old, new, &mut causes);
@@ -66,12 +66,22 @@ pub fn subresource(resource: &Resource, subresource: &str, old: &Value, new: &Va
     let mut causes = Causes::default();
     meta::object(resource, Some(old), new, &mut causes);
     if resource.custom.is_none() {
-        table::check(resource, new, &mut causes);
+        content(resource, new, &mut causes);
         if is(resource, "", "pods") {
             pod_update::subresource(subresource, old, new, &mut causes);
         }
     }
     causes.all
+}
+
+/// Everything but metadata.
+fn content(resource: &Resource, new: &Value, causes: &mut Causes) {
+    if is(resource, "apps", "statefulsets") {
+        // The controller adds the volumes of the claims before it makes pods.
+        table::check(resource, &workloads::with_claimed_volumes(new), causes);
+    } else {
+        table::check(resource, new, causes);
+    }
 }
 
 fn is(resource: &Resource, group: &str, plural: &str) -> bool {
@@ -115,11 +125,8 @@ fn update(resource: &Resource) -> Option<Update> {
 /// Paths of the resource's row that must not change.
 fn immutable(resource: &Resource, old: &Value, new: &Value, causes: &mut Causes) {
     for path in &resource.immutable {
-        let at = |value: &'_ Value| {
-            path.split('.')
-                .fold(Some(value.clone()), |at, step| at?.get(step).cloned())
-        };
-        let (was, is) = (at(old).unwrap_or_default(), at(new).unwrap_or_default());
+        let at = |value: &Value| path.split('.').fold(value, |at, step| &at[step]).clone();
+        let (was, is) = (at(old), at(new));
         if !same(&was, &is) {
             let field = path.to_string();
             match (&*resource.group, &*resource.plural) {

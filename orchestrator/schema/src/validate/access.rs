@@ -92,11 +92,7 @@ fn subject(subject: &Value, path: &Path<'_>, causes: &mut Causes) {
                 causes.all_invalid(&path.child("name"), name, crate::names::dns1123_subdomain(text(name)));
             }
         }
-        "User" | "Group" => {
-            if text(group) != GROUP {
-                causes.not_supported(&path_of_group, group, &[GROUP]);
-            }
-        }
+        "User" | "Group" if text(group) != GROUP => causes.not_supported(&path_of_group, group, &[GROUP]),
         "" => causes.not_supported(&path.child("kind"), &"".into(), &["ServiceAccount", "User", "Group"]),
         _ => {}
     }

@@ -72,11 +72,7 @@ fn secret(secret: &Value, path: &Path<'_>, causes: &mut Causes) {
         "kubernetes.io/ssh-auth" => require(&["ssh-privatekey"]),
         "kubernetes.io/dockercfg" => json(secret, ".dockercfg", &data, causes),
         "kubernetes.io/dockerconfigjson" => json(secret, ".dockerconfigjson", &data, causes),
-        "kubernetes.io/basic-auth" => {
-            if !has("username") && !has("password") {
-                require(&["username", "password"]);
-            }
-        }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => require(&["username", "password"]),
         _ => {}
     }
 }

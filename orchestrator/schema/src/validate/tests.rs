@@ -419,6 +419,15 @@ fn workloads() {
     );
     let service = with(&deployment(), "/spec/serviceName", "s".into());
     assert_eq!(told_on_update("apps", "statefulsets", deployment(), service).len(), 1);
+    let mut claiming = with(
+        &deployment(),
+        "/spec/volumeClaimTemplates",
+        json!([{"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]),
+    );
+    claiming["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+        json!([{"name": "data", "mountPath": "/d"}]);
+    assert_eq!(told_on_create("apps", "statefulsets", claiming), [""; 0]);
     let scaled = with(&deployment(), "/spec/replicas", 3.into());
     assert_eq!(told_on_update("apps", "statefulsets", deployment(), scaled), [""; 0]);
     let job = json!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "i"}]}}}});

@@ -2,7 +2,7 @@
 
 use super::{Causes, Path, entries, is_empty, items, number, same, table::Call, text};
 use crate::names;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(super) fn call(name: &str) -> Option<Call> {
     Some(match name {
@@ -158,6 +158,30 @@ fn replication_controller(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
         );
     }
     always("ReplicationController", template, &path.child("spec"), causes);
+}
+
+/// The object with a volume in its template for each of its `volumeClaimTemplates`, as its pods will have.
+pub(super) fn with_claimed_volumes(object: &Value) -> Value {
+    let mut object = object.clone();
+    let claims = items(&object["spec"]["volumeClaimTemplates"]).iter();
+    let claims: Vec<Value> = claims
+        .map(|it| it["metadata"]["name"].clone())
+        .filter(Value::is_string)
+        .collect();
+    if let Some(spec) = object.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) {
+        let volumes = spec.entry("volumes").or_insert(Value::Null);
+        if volumes.is_null() {
+            *volumes = Value::Array(Vec::new());
+        }
+        for name in claims {
+            if let Some(volumes) = volumes.as_array_mut()
+                && !volumes.iter().any(|it| it["name"] == name)
+            {
+                volumes.push(json!({"name": name, "emptyDir": {}}));
+            }
+        }
+    }
+    object
 }
 
 /// Source: `StatefulSetSpec`: its mutable fields.
