@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use fairlead_store::{
-    Backend, Cache, Durability, Expect, Key, Operation, RangeQuery, Txn, encode,
+    Backend, Cache, Durability, Expect, Key, Operation, Txn, encode,
     redb_store::{Options, RedbStore, check},
     testing::MetadataIndexer,
 };
@@ -14,7 +14,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -63,7 +63,10 @@ fn pod(name: &str) -> Bytes {
     }))
 }
 
+/// A pod of that name; only the name is put in, so that writing costs more than making it.
 fn create(name: &str, durability: Durability) -> Txn {
+    static TEMPLATE: LazyLock<String> = LazyLock::new(|| String::from_utf8_lossy(&pod("web-0000000")).into_owned());
+    let value = Bytes::from(TEMPLATE.replace("web-0000000", name));
     let key = Key {
         prefix: "core/pods".into(),
         namespace: "default".into(),
@@ -72,7 +75,7 @@ fn create(name: &str, durability: Durability) -> Txn {
     Txn {
         key,
         expect: Expect::Absent,
-        operation: Operation::Put(pod(name)),
+        operation: Operation::Put(value),
         durability,
     }
 }
@@ -91,8 +94,32 @@ fn memory(line: &str) -> f64 {
     found.unwrap_or(0.0) / 1024.0
 }
 
+/// Processor time of this process so far, in seconds: user and system, from `/proc/self/stat` in ticks of 10 ms.
+fn processor() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let numbers = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    numbers
+        .skip(11)
+        .take(2)
+        .filter_map(|it| it.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
+}
+
+/// Runs a part and prints how long it took, by the clock and in processor time.
+async fn timed<T>(what: &str, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let (started, used) = (Instant::now(), processor());
+    let result = work.await?;
+    println!(
+        "{what}: {:.2?}, {:.2} s of processor time",
+        started.elapsed(),
+        processor() - used
+    );
+    Ok(result)
+}
+
 /// Durable creates per second through the cache, that many at a time.
-async fn creates(directory: &Path, writers: usize, how_long: Duration) -> Result<f64, Failure> {
+async fn creates(directory: &Path, writers: usize, how_long: Duration) -> Result<(f64, f64), Failure> {
     let store = Arc::new(RedbStore::open(directory, Options::default())?);
     let cache = Cache::open(store, Arc::new(MetadataIndexer)).await?;
     let (names, until) = (Arc::new(AtomicU64::new(0)), Instant::now() + how_long);
@@ -115,7 +142,8 @@ async fn creates(directory: &Path, writers: usize, how_long: Duration) -> Result
     for task in tasks {
         count += task.await??;
     }
-    Ok(f64::from(count) / started.elapsed().as_secs_f64())
+    let count = f64::from(count);
+    Ok((count / started.elapsed().as_secs_f64(), count))
 }
 
 /// What `fdatasync` alone allows, a pod at a time.
@@ -176,7 +204,7 @@ async fn delivery(directory: &Path, watchers: usize, writes: u64) -> Result<(f64
 }
 
 /// Fills a store with 100 000 pods.
-async fn fill(directory: &Path) -> Result<f64, Failure> {
+async fn fill(directory: &Path) -> Result<(), Failure> {
     let store = RedbStore::open(
         directory,
         Options {
@@ -184,7 +212,6 @@ async fn fill(directory: &Path) -> Result<f64, Failure> {
             ..Options::default()
         },
     )?;
-    let started = Instant::now();
     for chunk in (0..OBJECTS).collect::<Vec<_>>().chunks(500) {
         let writes = chunk
             .iter()
@@ -193,7 +220,7 @@ async fn fill(directory: &Path) -> Result<f64, Failure> {
             result?;
         }
     }
-    Ok(started.elapsed().as_secs_f64())
+    Ok(())
 }
 
 #[tokio::main]
@@ -207,57 +234,46 @@ async fn main() -> Result<(), Failure> {
     println!("pod: {} bytes; median of {ROUNDS} rounds", pod("web-0000000").len());
 
     let full = scratch.path().join("full");
-    let seconds = fill(&full).await?;
-    println!(
-        "fill: {:.0} relaxed creates/s until {OBJECTS} objects",
-        OBJECTS as f64 / seconds
-    );
-    let started = Instant::now();
-    let store = Arc::new(RedbStore::open(&full, Options::default())?);
-    let opened = started.elapsed();
+    timed("fill, 100 000 relaxed creates", fill(&full)).await?;
+    let store = timed("open the store", async {
+        Ok(Arc::new(RedbStore::open(&full, Options::default())?))
+    })
+    .await?;
     let before = memory("VmRSS:");
-    let started = Instant::now();
-    let cache = Cache::open(Arc::clone(&store) as Arc<dyn Backend>, Arc::new(MetadataIndexer)).await?;
+    let backend = Arc::clone(&store) as Arc<dyn Backend>;
+    let cache = timed("fill the cache", async {
+        Ok(Cache::open(backend, Arc::new(MetadataIndexer)).await?)
+    })
+    .await?;
     println!(
-        "load: store {opened:.2?}, cache {:.2?}; resident {:.0} MiB (before {before:.0}, peak {:.0}), {} objects",
-        started.elapsed(),
+        "resident {:.0} MiB (before {before:.0}, peak {:.0}), {} objects",
         memory("VmRSS:"),
         memory("VmHWM:"),
         cache.snapshot("core/pods").len(),
     );
-    let started = Instant::now();
-    let bytes: usize = cache
-        .snapshot("core/pods")
-        .entries(None, None)
-        .map(|it| it.json.len())
-        .sum();
-    println!("list: {bytes} bytes walked in {:.2?}", started.elapsed());
-    let started = Instant::now();
-    let first = store
-        .range(RangeQuery {
-            limit: 500,
-            ..RangeQuery::default()
-        })
-        .await?;
-    println!(
-        "range: {} objects from disk in {:.2?}",
-        first.records.len(),
-        started.elapsed()
-    );
-    let started = Instant::now();
-    store.snapshot(&scratch.path().join("copy")).await?;
-    println!("copy: {:.2?}", started.elapsed());
+    let walk = async {
+        Ok(cache
+            .snapshot("core/pods")
+            .entries(None, None)
+            .map(|it| it.json.len())
+            .sum::<usize>())
+    };
+    timed("walk all objects", walk).await?;
+    let copy = scratch.path().join("copy");
+    timed("copy the store", async { Ok(store.snapshot(&copy).await?) }).await?;
     drop((cache, store));
-    let started = Instant::now();
-    check(&full)?;
-    println!("check: {:.2?}", started.elapsed());
+    timed("check the copy", async { Ok(check(&copy)?) }).await?;
 
     let mut rates = [const { Vec::new() }; 4];
+    let mut used = [0.0; 3];
     for round in 0..ROUNDS {
         rates[3].push(syncs(scratch.path(), Duration::from_millis(500))?);
         for (at, writers) in [1, 16, 128].into_iter().enumerate() {
             let directory = scratch.path().join(format!("w{writers}-{round}"));
-            rates[at].push(creates(&directory, writers, Duration::from_millis(1_500)).await?);
+            let before = processor();
+            let (rate, count) = creates(&directory, writers, Duration::from_millis(1_500)).await?;
+            used[at] += (processor() - before) / count / ROUNDS as f64;
+            rates[at].push(rate);
             fs::remove_dir_all(&directory)?;
         }
     }
@@ -269,7 +285,11 @@ async fn main() -> Result<(), Failure> {
     };
     println!("fdatasync alone: {}", spread(&rates[3]));
     for (at, writers) in [1, 16, 128].into_iter().enumerate() {
-        println!("durable creates, {writers} writers: {}", spread(&rates[at]));
+        println!(
+            "durable creates, {writers} writers: {}, {:.0} µs of processor time each",
+            spread(&rates[at]),
+            used[at] * 1e6
+        );
     }
 
     let mut delays = [const { Vec::new() }; 2];

@@ -29,7 +29,7 @@ impl Inner {
             let revision = query.at.unwrap_or(state.published);
             state.check(revision)?;
             // Under the lock: what leaves the tail is in redb by then.
-            let tables = Readable::open(&*self.database()?).map_err(|it| self.fault(it))?;
+            let tables = Readable::open(self.database()?.get()).map_err(|it| self.fault(it))?;
             let later: Vec<Change> = state
                 .tail
                 .iter()
@@ -160,7 +160,7 @@ impl Inner {
     fn older(&self, after: Revision, prefix: Option<&str>) -> Result<Batch, StoreError> {
         let database = self.database()?;
         let read = || -> Result<Batch, Fault> {
-            let tables = Readable::open(&database)?;
+            let tables = Readable::open(database.get())?;
             // Behind a gap that a crash left there is perhaps no write.
             let (mut changes, mut reached) = (Vec::new(), tables.meta.revision);
             for found in tables.log.range(after + 1..)? {
@@ -178,10 +178,11 @@ impl Inner {
             }
             Ok((changes, reached))
         };
-        let found = read();
+        let path = self.directory.join(super::DATABASE);
+        let found = guarded(&path, || read().map_err(|it| it.at(&path)));
         // Compacted meanwhile: what is missing then is no damage.
         self.state().check(after)?;
-        found.map_err(|it| self.fault(it))
+        found
     }
 }
 
