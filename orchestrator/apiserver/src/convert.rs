@@ -8,13 +8,13 @@ use fairlead_schema::Resource;
 use serde_json::{Value, json};
 
 /// Whether stored text can be served as it is.
-pub fn is_stored_version(resource: &Resource) -> bool {
+pub(crate) fn is_stored_version(resource: &Resource) -> bool {
     let storage = resource.storage.as_ref();
     storage.is_none_or(|storage| storage.version == resource.version && storage.api_version() == resource.api_version())
 }
 
 /// From the stored version to the requested one.
-pub fn from_storage(resource: &Resource, value: &mut Value) {
+pub(crate) fn from_storage(resource: &Resource, value: &mut Value) {
     if is_stored_version(resource) {
         return;
     }
@@ -27,7 +27,7 @@ pub fn from_storage(resource: &Resource, value: &mut Value) {
 }
 
 /// From the requested version to the stored one.
-pub fn to_storage(resource: &Resource, value: &mut Value) {
+pub(crate) fn to_storage(resource: &Resource, value: &mut Value) {
     let Some(storage) = resource.storage.as_ref().filter(|_| !is_stored_version(resource)) else {
         return;
     };

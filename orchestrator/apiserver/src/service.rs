@@ -125,7 +125,8 @@ where
         labels.subresource = String::new();
     }
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    let fresh = HeaderValue::from_static("no-cache, private");
+    headers.entry(header::CACHE_CONTROL).or_insert(fresh);
     server.metrics.finished(labels, started.elapsed());
     if gzip { body::compress(response).await } else { response }
 }

@@ -52,17 +52,21 @@ enum Kind {
 }
 
 type Target = (Kind, Box<str>, Box<str>);
+/// Prefix, namespace and name.
+type HolderKey = (Box<str>, Box<str>, Box<str>);
+/// Namespace and name.
+type Named = (Box<str>, Box<str>);
 
 #[derive(Debug, Default)]
 struct Graph {
     /// By prefix, namespace and name of the object that holds the references.
-    holders: HashMap<(Box<str>, Box<str>, Box<str>), Holder>,
+    holders: HashMap<HolderKey, Holder>,
     /// How many of a node's objects need a target.
     needed: HashMap<Target, HashMap<Box<str>, usize>>,
     /// The claim that a volume is bound to: who needs the claim needs the volume.
-    claim_of_volume: HashMap<Box<str>, (Box<str>, Box<str>)>,
+    claim_of_volume: HashMap<Box<str>, Named>,
     /// Volumes that need a secret.
-    volumes_of_secret: HashMap<(Box<str>, Box<str>), HashSet<Box<str>>>,
+    volumes_of_secret: HashMap<Named, HashSet<Box<str>>>,
 }
 
 /// References of one object.
@@ -292,7 +296,7 @@ fn asked_name<'a>(request: &Attributes<'a>) -> &'a str {
 }
 
 impl Graph {
-    fn set_holder(&mut self, key: (Box<str>, Box<str>, Box<str>), holder: Option<Holder>) {
+    fn set_holder(&mut self, key: HolderKey, holder: Option<Holder>) {
         let before = match holder {
             Some(holder) => {
                 for target in &holder.targets {
@@ -486,7 +490,7 @@ pub(crate) fn config_map_names(pod: &Value) -> Vec<&str> {
 }
 
 /// Secrets that a volume's driver needs on the node; those without a namespace are in the claim's.
-fn volume_secrets(volume: &Value, claim_namespace: &str) -> Vec<(Box<str>, Box<str>)> {
+fn volume_secrets(volume: &Value, claim_namespace: &str) -> Vec<Named> {
     let mut secrets = Vec::new();
     let mut add = |reference: &Value| {
         let name = text(reference, "/name");
