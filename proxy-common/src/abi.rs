@@ -221,7 +221,18 @@ abi! {
         /// Destination port.
         dport: Port,
     }
-    /// Key of `SOCKETS_*` and `SOCKET_PEERS_*` (LRU): a socket and an address that it talks to.
+    /// Value of `STREAMS_*`, which lies in the socket itself: what a connected stream socket asked for, and what it got.
+    struct Stream<A> as StreamV4, StreamV6 {
+        /// Frontend address, to show to the application.
+        addr: A,
+        /// Backend address: only while the socket is connected to it does the rest hold.
+        backend: A,
+        /// Frontend port.
+        port: Port,
+        /// Backend port.
+        backend_port: Port,
+    }
+    /// Key of `SOCKETS_*` and `SOCKET_PEERS_*` (LRU): a datagram socket and an address that it talks to.
     struct SocketKey<A> as SocketKeyV4, SocketKeyV6 {
         /// Kernel socket cookie, host order, as bytes so that the key needs no alignment.
         cookie: [u8; 8],

@@ -3,15 +3,16 @@
 use crate::maps::{
     AFFINITY_V4, AFFINITY_V6, BACKENDS_V4, BACKENDS_V6, DRAFT_V4, DRAFT_V6, Draft, FLOWS_V4, FLOWS_V6, FRAGMENTS_V4,
     FRAGMENTS_V6, FRONTENDS_V4, FRONTENDS_V6, Range, SOCKET_PEERS_V4, SOCKET_PEERS_V6, SOCKETS_V4, SOCKETS_V6,
-    SOURCE_RANGES_V4, SOURCE_RANGES_V6,
+    SOURCE_RANGES_V4, SOURCE_RANGES_V6, STREAMS_V4, STREAMS_V6,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
+    btf_maps::SkStorage,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use proxy_common::abi::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Slot,
-    SocketFrontend, SocketKey, V4, V6,
+    SocketFrontend, SocketKey, Stream, V4, V6,
 };
 
 /// An address family: its addresses, its maps, its header facts.
@@ -41,6 +42,7 @@ pub(crate) trait Family: 'static {
     fn ranges() -> &'static LpmTrie<Range<Self::Addr>, u32>;
     fn sockets() -> &'static LruHashMap<SocketKey<Self::Addr>, SocketFrontend<Self::Addr>>;
     fn socket_peers() -> &'static LruHashMap<SocketKey<Self::Addr>, Slot>;
+    fn streams() -> &'static SkStorage<Stream<Self::Addr>>;
     fn draft() -> &'static PerCpuArray<Draft<Self::Addr>>;
 
     /// One's complement sum of the address's 16-bit words, unfolded.
@@ -118,6 +120,10 @@ impl Family for Ipv4 {
         &SOCKET_PEERS_V4
     }
     #[inline(always)]
+    fn streams() -> &'static SkStorage<Stream<V4>> {
+        &STREAMS_V4
+    }
+    #[inline(always)]
     fn draft() -> &'static PerCpuArray<Draft<V4>> {
         &DRAFT_V4
     }
@@ -182,6 +188,10 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn socket_peers() -> &'static LruHashMap<SocketKey<V6>, Slot> {
         &SOCKET_PEERS_V6
+    }
+    #[inline(always)]
+    fn streams() -> &'static SkStorage<Stream<V6>> {
+        &STREAMS_V6
     }
     #[inline(always)]
     fn draft() -> &'static PerCpuArray<Draft<V6>> {

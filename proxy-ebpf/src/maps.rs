@@ -1,14 +1,15 @@
 //! Every map, its default size and who writes it. The agent resizes them by flag before loading.
 
 use aya_ebpf::{
-    macros::map,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use proxy_common::{
     abi::{
         Affinity, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, Flow, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6,
         FragmentKeyV4, FragmentKeyV6, FragmentPorts, Frontend, FrontendKeyV4, FrontendKeyV6, Node, Slot, SlotKey,
-        SocketFrontendV4, SocketFrontendV6, SocketKeyV4, SocketKeyV6, V4, V6,
+        SocketFrontendV4, SocketFrontendV6, SocketKeyV4, SocketKeyV6, StreamV4, StreamV6, V4, V6,
     },
     verdict,
 };
@@ -68,6 +69,11 @@ pub(crate) static SOCKETS_V6: LruHashMap<SocketKeyV6, SocketFrontendV6> = LruHas
 pub(crate) static SOCKET_PEERS_V4: LruHashMap<SocketKeyV4, Slot> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
 pub(crate) static SOCKET_PEERS_V6: LruHashMap<SocketKeyV6, Slot> = LruHashMap::with_max_entries(65_536, 0);
+/// Kept in each socket and freed with it: no key, nothing to evict, no limit.
+#[btf_map]
+pub(crate) static STREAMS_V4: SkStorage<StreamV4> = SkStorage::new();
+#[btf_map]
+pub(crate) static STREAMS_V6: SkStorage<StreamV6> = SkStorage::new();
 /// Entries under construction: too large for the stack together with their keys.
 #[derive(Clone, Copy)]
 #[repr(C)]

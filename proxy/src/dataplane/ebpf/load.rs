@@ -71,8 +71,8 @@ impl Sizes {
     }
 }
 
-/// Maps of one fixed size that are kept over restarts too.
-const FIXED: [&str; 3] = ["NODE", "DEVICES", "COUNTERS"];
+/// Maps of one fixed size, or none, that are kept over restarts too.
+const FIXED: [&str; 5] = ["NODE", "DEVICES", "COUNTERS", "STREAMS_V4", "STREAMS_V6"];
 
 /// Where everything of this layout is pinned.
 pub fn pin_root(bpffs: &Path) -> PathBuf {
