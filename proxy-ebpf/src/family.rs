@@ -1,7 +1,7 @@
 //! The two address families behind one generic source; everything below [`Family`] is written once.
 
 use crate::maps::{
-    AFFINITY_V4, AFFINITY_V6, BACKENDS_V4, BACKENDS_V6, DRAFT_V4, DRAFT_V6, Draft, FLOWS_V4, FLOWS_V6, FRAGMENTS_V4,
+    AFFINITY_V4, AFFINITY_V6, BACKENDS_V4, BACKENDS_V6, DRAFT_V4, DRAFT_V6, Draft, ENDED_V4, ENDED_V6, Ended, FLOWS_V4, FLOWS_V6, FRAGMENTS_V4,
     FRAGMENTS_V6, FRONTENDS_V4, FRONTENDS_V6, Range, SOCKET_PEERS_V4, SOCKET_PEERS_V6, SOCKETS_V4, SOCKETS_V6,
     SOURCE_RANGES_V4, SOURCE_RANGES_V6, STREAMS_V4, STREAMS_V6,
 };
@@ -42,6 +42,7 @@ pub(crate) trait Family: 'static {
     fn ranges() -> &'static LpmTrie<Range<Self::Addr>, u32>;
     fn sockets() -> &'static LruHashMap<SocketKey<Self::Addr>, SocketFrontend<Self::Addr>>;
     fn socket_peers() -> &'static LruHashMap<SocketKey<Self::Addr>, Slot>;
+    fn ended() -> &'static PerCpuArray<Ended<Self::Addr>>;
     fn streams() -> &'static SkStorage<Stream<Self::Addr>>;
     fn draft() -> &'static PerCpuArray<Draft<Self::Addr>>;
 
@@ -120,6 +121,10 @@ impl Family for Ipv4 {
         &SOCKET_PEERS_V4
     }
     #[inline(always)]
+    fn ended() -> &'static PerCpuArray<Ended<V4>> {
+        &ENDED_V4
+    }
+    #[inline(always)]
     fn streams() -> &'static SkStorage<Stream<V4>> {
         &STREAMS_V4
     }
@@ -188,6 +193,10 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn socket_peers() -> &'static LruHashMap<SocketKey<V6>, Slot> {
         &SOCKET_PEERS_V6
+    }
+    #[inline(always)]
+    fn ended() -> &'static PerCpuArray<Ended<V6>> {
+        &ENDED_V6
     }
     #[inline(always)]
     fn streams() -> &'static SkStorage<Stream<V6>> {

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
-        Affinity, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, Flow, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6,
+        Affinity, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6,
         FragmentKeyV4, FragmentKeyV6, FragmentPorts, Frontend, FrontendKeyV4, FrontendKeyV6, Node, Slot, SlotKey,
         SocketFrontendV4, SocketFrontendV6, SocketKeyV4, SocketKeyV6, StreamV4, StreamV6, V4, V6,
     },
@@ -89,6 +89,34 @@ pub(crate) struct Draft<A> {
     /// Flags of the chosen backend.
     pub(crate) backend_flags: u32,
 }
+/// A flow that was reset.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Ended<A> {
+    /// Key of either of its entries.
+    pub(crate) key: FlowKey<A>,
+    /// `Flow::seen` of that entry since then.
+    pub(crate) at: u32,
+}
+/// Which part of `ENDED_*` is in use: `oldest..next`, wrapping, modulo [`ENDED`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Cursor {
+    /// Where the next flow goes.
+    pub(crate) next: u32,
+    /// The one that has been there for longest.
+    pub(crate) oldest: u32,
+}
+/// Reset flows that one CPU remembers: 100 000 resets a second for [`proxy_common::abi::idle::ENDED`]. The agent sweeps
+/// those that find no room.
+pub(crate) const ENDED: u32 = 1024;
+#[map]
+pub(crate) static ENDED_V4: PerCpuArray<Ended<V4>> = PerCpuArray::with_max_entries(ENDED, 0);
+#[map]
+pub(crate) static ENDED_V6: PerCpuArray<Ended<V6>> = PerCpuArray::with_max_entries(ENDED, 0);
+/// One per family.
+#[map]
+pub(crate) static ENDED_CURSORS: PerCpuArray<Cursor> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 pub(crate) static DRAFT_V4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]

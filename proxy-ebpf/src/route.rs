@@ -13,6 +13,7 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
 };
+use core::mem::MaybeUninit;
 use proxy_common::{
     abi::{Node, device_flags, way},
     verdict::Verdict,
@@ -109,16 +110,22 @@ pub(crate) fn lookup<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Add
 
 #[inline(always)]
 fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Addr) -> Route {
+    let mut params = MaybeUninit::<Params>::uninit();
+    // Word by word: the compiler would call a function that clears byte by byte.
+    for at in 0..size_of::<Params>() / size_of::<u32>() {
+        // SAFETY: within the struct, which is aligned to words.
+        unsafe { params.as_mut_ptr().cast::<u32>().add(at).write_volatile(0) };
+    }
     // SAFETY: all-zero is a valid value of this C struct.
-    let mut params: Params = unsafe { core::mem::zeroed() };
+    let params = unsafe { params.assume_init_mut() };
     params.family = F::AF;
     params.l4_protocol = protocol;
     params.ifindex = skb.ifindex();
     // Any length makes the kernel look up the route's own MTU, with what path MTU discovery has learnt.
     params.__bindgen_anon_1.tot_len = 1;
-    F::fib(&mut params, src, dst);
+    F::fib(params, src, dst);
     // SAFETY: `params` is valid for the size given.
-    let code = unsafe { bpf_fib_lookup(skb.0.cast(), &mut params, size_of::<Params>() as i32, 0) };
+    let code = unsafe { bpf_fib_lookup(skb.0.cast(), params, size_of::<Params>() as i32, 0) };
     let code = code as u32;
     if code == BPF_FIB_LKUP_RET_NOT_FWDED {
         return Route {

@@ -9,7 +9,7 @@ use crate::{
     family::{Family, Ipv4, Ipv6, words},
     flow,
     maps::NODE,
-    packet::{TCP, UDP},
+    packet::{self, TCP, UDP},
 };
 use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 use proxy_common::{
@@ -207,7 +207,7 @@ fn remember_stream<F: Family>(call: Call, addr: F::Addr, port: Port, backend: (F
         return None;
     }
     // SAFETY: not null, so the kernel's; a socket connects under its lock. It may have been connected before.
-    unsafe { *stored = value };
+    unsafe { packet::copy(&value, stored) };
     Some(())
 }
 

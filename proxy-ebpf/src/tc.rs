@@ -3,6 +3,7 @@
 use crate::{
     answer, clock,
     count::count,
+    ended,
     family::{Family, Ipv4, Ipv6},
     flow,
     hook::Hook,
@@ -241,24 +242,33 @@ fn touch<F: Family>(parsed: &Parsed<F>, entry: &mut Flow<F::Addr>) {
     if parsed.flags & (tcp::FIN | tcp::RST) != 0 {
         news |= flags::CLOSED;
     }
+    let mut lost = 0;
+    if parsed.flags & tcp::RST != 0 {
+        news |= flags::ENDED;
+    } else {
+        lost = entry.flags & flags::ENDED;
+    }
     if parsed.tuple.protocol == TCP && (parsed.flags & tcp::SYN) | (entry.flags & flags::REPLY) as u8 == 0 {
         news |= flags::CONFIRMED;
     }
     news &= !entry.flags;
     let now = clock::ticks();
-    if news == 0 && now.wrapping_sub(entry.seen) < clock::SECOND {
+    if news | lost == 0 && now.wrapping_sub(entry.seen) < clock::SECOND {
         return;
     }
-    entry.flags |= news;
+    entry.flags = entry.flags & !lost | news;
     entry.seen = now;
     let key = flow::other::<F>(entry, parsed.tuple.protocol);
     match F::flows().get_ptr_mut(&key) {
         // SAFETY: as in `packet`.
         Some(other) => unsafe {
             (*other).seen = now;
-            (*other).flags |= news;
+            (*other).flags = (*other).flags & !lost | news;
         },
         None => restore::<F>(parsed, entry, &key),
+    }
+    if news & flags::ENDED != 0 {
+        ended::note::<F>(&parsed.tuple, now);
     }
 }
 
