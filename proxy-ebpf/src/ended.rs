@@ -22,10 +22,14 @@ const REMOVALS: u32 = 2;
 #[inline(never)]
 pub(crate) fn note<F: Family>(key: &FlowKey<F::Addr>, now: u32) -> u32 {
     let key = opaque(key);
-    let Some(cursor) = ENDED_CURSORS.get_ptr_mut(F::V6 as u32) else { return 0 };
+    let Some(cursor) = ENDED_CURSORS.get_ptr_mut(F::V6 as u32) else {
+        return 0;
+    };
     // SAFETY: this CPU's own entry; programs of one CPU do not interleave.
     let cursor = unsafe { &mut *cursor };
-    let Some(slot) = F::ended().get_ptr_mut(cursor.next % ENDED) else { return 0 };
+    let Some(slot) = F::ended().get_ptr_mut(cursor.next % ENDED) else {
+        return 0;
+    };
     // SAFETY: as above.
     let slot = unsafe { &mut *slot };
     // SAFETY: the map's entry and the caller's key do not overlap.
@@ -40,7 +44,9 @@ pub(crate) fn note<F: Family>(key: &FlowKey<F::Addr>, now: u32) -> u32 {
         if cursor.oldest == cursor.next {
             break;
         }
-        let Some(oldest) = F::ended().get_ptr_mut(cursor.oldest % ENDED) else { break };
+        let Some(oldest) = F::ended().get_ptr_mut(cursor.oldest % ENDED) else {
+            break;
+        };
         // SAFETY: as above.
         let oldest = unsafe { &*oldest };
         if now.wrapping_sub(oldest.at) < idle::ENDED {
@@ -57,7 +63,9 @@ pub(crate) fn note<F: Family>(key: &FlowKey<F::Addr>, now: u32) -> u32 {
 fn remove<F: Family>(key: &FlowKey<F::Addr>, at: u32) -> u32 {
     let key = opaque(key);
     // SAFETY: an LRU entry may be reused under us; then the other one does not lead back to `key`.
-    let Some(entry) = (unsafe { F::flows().get(key) }) else { return 0 };
+    let Some(entry) = (unsafe { F::flows().get(key) }) else {
+        return 0;
+    };
     if entry.flags & flags::ENDED == 0 || entry.seen != at {
         return 0;
     }

@@ -1,9 +1,10 @@
 //! The two address families behind one generic source; everything below [`Family`] is written once.
 
 use crate::maps::{
-    AFFINITY_V4, AFFINITY_V6, BACKENDS_V4, BACKENDS_V6, DRAFT_V4, DRAFT_V6, Draft, ENDED_V4, ENDED_V6, Ended, FLOWS_V4, FLOWS_V6, FRAGMENTS_V4,
-    FRAGMENTS_V6, FRONTENDS_V4, FRONTENDS_V6, Range, SOCKET_PEERS_V4, SOCKET_PEERS_V6, SOCKETS_V4, SOCKETS_V6,
-    SOURCE_RANGES_V4, SOURCE_RANGES_V6, STREAMS_V4, STREAMS_V6,
+    AFFINITY_V4, AFFINITY_V6, BACKENDS_V4, BACKENDS_V6, DRAFT_V4, DRAFT_V6, Draft, ENDED_V4, ENDED_V6, Ended, FLOWS_V4,
+    FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, FRONTENDS_V4, FRONTENDS_V6, Known, ROUTES_V4, ROUTES_V6, Range,
+    SOCKET_PEERS_V4, SOCKET_PEERS_V6, SOCKETS_V4, SOCKETS_V6, SOURCE_RANGES_V4, SOURCE_RANGES_V6, STREAMS_V4,
+    STREAMS_V6,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
@@ -43,6 +44,7 @@ pub(crate) trait Family: 'static {
     fn sockets() -> &'static LruHashMap<SocketKey<Self::Addr>, SocketFrontend<Self::Addr>>;
     fn socket_peers() -> &'static LruHashMap<SocketKey<Self::Addr>, Slot>;
     fn ended() -> &'static PerCpuArray<Ended<Self::Addr>>;
+    fn routes() -> &'static PerCpuArray<Known<Self::Addr>>;
     fn streams() -> &'static SkStorage<Stream<Self::Addr>>;
     fn draft() -> &'static PerCpuArray<Draft<Self::Addr>>;
 
@@ -125,6 +127,10 @@ impl Family for Ipv4 {
         &ENDED_V4
     }
     #[inline(always)]
+    fn routes() -> &'static PerCpuArray<Known<V4>> {
+        &ROUTES_V4
+    }
+    #[inline(always)]
     fn streams() -> &'static SkStorage<Stream<V4>> {
         &STREAMS_V4
     }
@@ -197,6 +203,10 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn ended() -> &'static PerCpuArray<Ended<V6>> {
         &ENDED_V6
+    }
+    #[inline(always)]
+    fn routes() -> &'static PerCpuArray<Known<V6>> {
+        &ROUTES_V6
     }
     #[inline(always)]
     fn streams() -> &'static SkStorage<Stream<V6>> {

@@ -7,9 +7,9 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
-        Affinity, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6,
-        FragmentKeyV4, FragmentKeyV6, FragmentPorts, Frontend, FrontendKeyV4, FrontendKeyV6, Node, Slot, SlotKey,
-        SocketFrontendV4, SocketFrontendV6, SocketKeyV4, SocketKeyV6, StreamV4, StreamV6, V4, V6,
+        Affinity, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4,
+        FlowV6, FragmentKeyV4, FragmentKeyV6, FragmentPorts, Frontend, FrontendKeyV4, FrontendKeyV6, Node, Slot,
+        SlotKey, SocketFrontendV4, SocketFrontendV6, SocketKeyV4, SocketKeyV6, StreamV4, StreamV6, V4, V6,
     },
     verdict,
 };
@@ -89,6 +89,33 @@ pub(crate) struct Draft<A> {
     /// Flags of the chosen backend.
     pub(crate) backend_flags: u32,
 }
+/// What the routing table said.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Known<A> {
+    /// Source address.
+    pub(crate) src: A,
+    /// Destination address.
+    pub(crate) dst: A,
+    /// Interface of the packet that asked.
+    pub(crate) ifindex: u32,
+    /// Protocol, and above it the hook.
+    pub(crate) asked: u32,
+    /// When, as `Flow::routed`.
+    pub(crate) at: u32,
+    /// `Flow::ifindex`.
+    pub(crate) to: u32,
+    /// `Flow::mtu`.
+    pub(crate) mtu: u16,
+    /// `Flow::way`.
+    pub(crate) way: u16,
+}
+/// Answers that one CPU remembers, for flows that begin.
+pub(crate) const ROUTES: u32 = 256;
+#[map]
+pub(crate) static ROUTES_V4: PerCpuArray<Known<V4>> = PerCpuArray::with_max_entries(ROUTES, 0);
+#[map]
+pub(crate) static ROUTES_V6: PerCpuArray<Known<V6>> = PerCpuArray::with_max_entries(ROUTES, 0);
 /// A flow that was reset.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -1,9 +1,10 @@
 //! Where a translated packet goes: up the stack, or straight to the next interface.
 
 use crate::{
+    clock,
     family::Family,
     hook::Hook,
-    maps::DEVICES,
+    maps::{DEVICES, ROUTES},
     packet::{ETH, Parsed, Skb, TCP},
 };
 use aya_ebpf::{
@@ -15,7 +16,8 @@ use aya_ebpf::{
 };
 use core::mem::MaybeUninit;
 use proxy_common::{
-    abi::{Node, device_flags, way},
+    abi::{Flow, Node, device_flags, way},
+    select,
     verdict::Verdict,
 };
 
@@ -100,6 +102,47 @@ impl Route {
         mtu: 0,
         way: way::STACK,
     };
+}
+
+/// Enters the way of a flow's packets into its entry: what this CPU was told within the last second for a packet between
+/// the same addresses, else what the routing table says now. Returns nothing of interest: what the kernel calls as a
+/// function has to return a number.
+#[inline(never)]
+pub(crate) fn refresh<F: Family>(skb: Skb, hook: Hook, protocol: u8, entry: *mut Flow<F::Addr>) -> u32 {
+    // SAFETY: the caller's own reference.
+    let entry = unsafe { &mut *entry };
+    let now = clock::ticks() | 1;
+    let (ifindex, asked) = (skb.ifindex(), (hook as u32) << 8 | protocol as u32);
+    let at = select::mix(F::fold(&entry.src) ^ F::fold(&entry.dst).rotate_left(16) ^ ifindex) % ROUTES;
+    let Some(known) = F::routes().get_ptr_mut(at) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own entry; programs of one CPU do not interleave.
+    let known = unsafe { &mut *known };
+    let fits = known.at != 0
+        && now.wrapping_sub(known.at) < clock::SECOND
+        && known.ifindex == ifindex
+        && known.asked == asked
+        && known.src == entry.src
+        && known.dst == entry.dst;
+    if !fits {
+        let route = lookup::<F>(skb, hook, protocol, &entry.src, &entry.dst).open();
+        // Without a neighbour yet the answer is half a one: ask again for the next packet.
+        let half = route.mtu == 0 && matches!(route.way, way::NEIGHBOUR | way::PEER);
+        known.at = if half { 0 } else { now };
+        known.src = entry.src;
+        known.dst = entry.dst;
+        known.ifindex = ifindex;
+        known.asked = asked;
+        known.to = route.ifindex;
+        known.mtu = route.mtu;
+        known.way = route.way;
+    }
+    entry.routed = known.at;
+    entry.ifindex = known.to;
+    entry.mtu = known.mtu;
+    entry.way = known.way;
+    0
 }
 
 /// Asks the kernel's routing table for the way from here to `dst`.

@@ -293,15 +293,8 @@ fn restore<F: Family>(parsed: &Parsed<F>, entry: &Flow<F::Addr>, key: &FlowKey<F
 /// The way of a packet of this flow; a remembered answer is good for a second.
 #[inline(always)]
 fn way_of<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, entry: &mut Flow<F::Addr>) -> Route {
-    let now = clock::ticks() | 1;
-    if entry.routed == 0 || now.wrapping_sub(entry.routed) >= clock::SECOND {
-        let route = route::lookup::<F>(skb, hook, parsed.tuple.protocol, &entry.src, &entry.dst).open();
-        // Without a neighbour yet the answer is half a one: ask again for the next packet.
-        let half = route.mtu == 0 && matches!(route.way, way::NEIGHBOUR | way::PEER);
-        entry.routed = if half { 0 } else { now };
-        entry.ifindex = route.ifindex;
-        entry.mtu = route.mtu;
-        entry.way = route.way;
+    if entry.routed == 0 || (clock::ticks() | 1).wrapping_sub(entry.routed) >= clock::SECOND {
+        route::refresh::<F>(skb, hook, parsed.tuple.protocol, entry);
     }
     Route {
         ifindex: entry.ifindex,

@@ -24,7 +24,7 @@ pub struct Sizes {
     pub affinities: u32,
     /// `SOURCE_RANGES_*`; `--max-source-ranges`.
     pub source_ranges: u32,
-    /// `SOCKETS_*` and `SOCKET_PEERS_*`; `--max-sockets`.
+    /// `SOCKETS_*` and `SOCKET_PEERS_*`, for unconnected datagram sockets; `--max-sockets`.
     pub sockets: u32,
     /// `FRAGMENTS_*`; `--max-fragments`.
     pub fragments: u32,
