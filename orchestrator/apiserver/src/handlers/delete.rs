@@ -24,7 +24,7 @@ pub(crate) async fn delete(call: &Call, body: &Bytes) -> Result<Response<Body>> 
     let options = options(call, body)?;
     match remove(call, &call.info.name, &options).await? {
         Removed::Later(outcome) => super::create::respond(call, StatusCode::OK, outcome),
-        Removed::Gone(entry) if call.resource.has_hook("delete-returns-object") => {
+        Removed::Gone(entry) if call.resource.has_hook("delete_returns_object") => {
             present::entry(call, StatusCode::OK, &entry)
         }
         Removed::Gone(entry) => {

@@ -45,7 +45,7 @@ pub(crate) async fn answer(call: &Call, value: Value) -> Result<Response<Body>> 
 /// Before the first defaults of a new object.
 pub(crate) fn prepare_create(call: &Call, new: &mut Value) -> Result<()> {
     let resource = &call.resource;
-    if resource.subresource("status").is_some() && !resource.has_hook("node") {
+    if resource.subresource("status").is_some() && !resource.has_hook("status_on_create") {
         restore(&Value::Null, new, "status");
     }
     for hook in &resource.hooks {
@@ -54,7 +54,7 @@ pub(crate) fn prepare_create(call: &Call, new: &mut Value) -> Result<()> {
             "namespace" => namespaces::prepare_create(new),
             "job" => jobs::prepare_create(new),
             "csr" => certificates::prepare_create(call, new),
-            "persistent-volume" | "persistent-volume-claim" => volumes::prepare_create(new),
+            "persistentvolume" | "persistentvolumeclaim" => volumes::prepare_create(new),
             _ => {}
         }
     }
@@ -141,7 +141,7 @@ pub(crate) fn holds(resource: &Resource, object: &Value) -> bool {
 /// What happens to dependents when the client does not say.
 pub(crate) fn default_propagation(resource: &Resource, _old: &Value) -> Propagation {
     // Source: the API's documentation of garbage collection: these two orphan unless told otherwise.
-    if resource.has_hook("orphans-by-default") {
+    if resource.has_hook("orphans_by_default") {
         Propagation::Orphan
     } else {
         Propagation::Background
