@@ -461,6 +461,7 @@ mod tests {
         map
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn ask(spec: Value) -> Value {
         json!({"kind": "TokenRequest", "spec": spec})
     }
