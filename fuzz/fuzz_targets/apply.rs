@@ -25,7 +25,9 @@ fuzz_target!(|bytes: &[u8]| {
             Some((sign @ (b'-' | b'+'), rest)) => (*sign, rest),
             _ => (b' ', line),
         };
-        let Ok(mut object) = serde_json::from_slice::<Value>(json) else { continue };
+        let Ok(mut object) = serde_json::from_slice::<Value>(json) else {
+            continue;
+        };
         if let Value::Object(fields) = &mut object {
             fields.insert("apiVersion".into(), "apps/v1".into());
             fields.insert("kind".into(), "Deployment".into());

@@ -19,10 +19,16 @@ static TYPES: LazyLock<(Arc<Types>, TypeId)> = LazyLock::new(|| {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(serde_json::from_slice::<Value>);
-    let (Some(Ok(object)), Some(Ok(patch))) = (lines.next(), lines.next()) else { return };
+    let (Some(Ok(object)), Some(Ok(patch))) = (lines.next(), lines.next()) else {
+        return;
+    };
     let (types, deployment) = &*TYPES;
-    let strategic = strategic_merge_patch(types, *deployment, &object, &patch);
-    for patched in [json_patch(&object, &patch), merge_patch(&object, &patch), strategic.clone()].into_iter().flatten() {
+    let patched = [
+        json_patch(&object, &patch),
+        merge_patch(&object, &patch),
+        strategic_merge_patch(types, *deployment, &object, &patch),
+    ];
+    for patched in patched.into_iter().flatten() {
         assert!(!deeper_than(&patched, 2 * MAX_DEPTH));
     }
     // An object without any shows what the patch leaves behind.

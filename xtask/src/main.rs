@@ -82,8 +82,10 @@ cargo xtask demo -- --help       the demo's own options"
         #[arg(long)]
         check: bool,
     },
-    /// Measure packet forwarding against kube-proxy's modes on this kernel
-    #[command(after_help = "cargo xtask bench -- --help   the benchmark's own options")]
+    /// Measure packet forwarding against kube-proxy's modes on this kernel, or the API server
+    #[command(after_help = "cargo xtask bench -- --help       the benchmark's own options
+cargo xtask bench api               starts, creates, watches, lists and memory of the API server
+cargo xtask bench api -- --help     its options")]
     Bench {
         /// For the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
@@ -118,6 +120,9 @@ fn run(command: Command) -> Result<ExitCode> {
             programs::exec(&workspace, &progress, "demo", &arguments)
         }
         Command::Gen { check } => generate::run(&workspace, &Progress::stdout(), check).map(|()| ExitCode::SUCCESS),
+        Command::Bench { arguments } if arguments.first().is_some_and(|it| it == "api") => {
+            programs::bench_api(&workspace, &Progress::stderr(), &arguments[1..])
+        }
         Command::Bench { arguments } => programs::exec(&workspace, &Progress::stderr(), "bench", &arguments),
     }
 }

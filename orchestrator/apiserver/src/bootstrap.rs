@@ -24,10 +24,13 @@ const ROUNDS: usize = 3;
 /// # Errors
 /// What this server refused itself, which is a fault of ours.
 pub(crate) async fn run(server: &Arc<ApiServer>, start: &Start, pki: &Pki) -> Result<()> {
-    let namespaces = NAMESPACES.iter().filter(|name| server.get("core/namespaces", "", name).is_none()).map(|name| {
-        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
-        create(server, "/api/v1/namespaces", namespace)
-    });
+    let namespaces = NAMESPACES
+        .iter()
+        .filter(|name| server.get("core/namespaces", "", name).is_none())
+        .map(|name| {
+            let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+            create(server, "/api/v1/namespaces", namespace)
+        });
     futures::future::try_join_all(namespaces).await?;
     let (roles, rest) = tokio::join!(roles(server), others(server, start, pki));
     roles?;
@@ -38,7 +41,11 @@ async fn create(server: &Arc<ApiServer>, path: &str, object: Value) -> Result<()
     let (code, answer) = server.itself().request(Method::POST, path, JSON, Some(&object)).await;
     match code {
         201 | 409 => Ok(()),
-        _ => bail!("{path} {}: {code} {}", object::meta(&object, "name"), answer["message"].as_str().unwrap_or_default()),
+        _ => bail!(
+            "{path} {}: {code} {}",
+            object::meta(&object, "name"),
+            answer["message"].as_str().unwrap_or_default()
+        ),
     }
 }
 
@@ -49,7 +56,11 @@ async fn roles(server: &Arc<ApiServer>) -> Result<()> {
             break;
         }
         let writes = writes.into_iter().map(|write| async move {
-            let path = format!("/apis/{}/v1/{}", rbac::GROUP, write.prefix.rsplit('/').next().unwrap_or_default());
+            let path = format!(
+                "/apis/{}/v1/{}",
+                rbac::GROUP,
+                write.prefix.rsplit('/').next().unwrap_or_default()
+            );
             let one = format!("{path}/{}", write.name);
             let (code, answer) = match &write.object {
                 None => server.itself().request(Method::DELETE, &one, JSON, None).await,
@@ -83,10 +94,17 @@ async fn others(server: &Arc<ApiServer>, start: &Start, pki: &Pki) -> Result<()>
         ),
         class("system-node-critical", 2_000_001_000, "For pods that every node needs."),
     ];
-    let classes = classes.into_iter().filter(|it| server.get("scheduling.k8s.io/priorityclasses", "", object::meta(it, "name")).is_none());
+    let classes = classes.into_iter().filter(|it| {
+        server
+            .get("scheduling.k8s.io/priorityclasses", "", object::meta(it, "name"))
+            .is_none()
+    });
     let classes = classes.map(|class| create(server, "/apis/scheduling.k8s.io/v1/priorityclasses", class));
     let authentication = async {
-        if server.get("core/configmaps", "kube-system", "extension-apiserver-authentication").is_some() {
+        if server
+            .get("core/configmaps", "kube-system", "extension-apiserver-authentication")
+            .is_some()
+        {
             return Ok(());
         }
         let map = json!({
@@ -141,7 +159,9 @@ async fn kubernetes(server: &Arc<ApiServer>, start: &Start) -> Result<()> {
     let six = server.services.first_address().is_some_and(|it| it.is_ipv6());
     let usable = |it: &&IpAddr| it.is_ipv6() == six && !it.is_loopback() && !it.is_unspecified();
     let Some(address) = start.addresses.iter().find(usable) else {
-        tracing::warn!("this host has no address for the endpoints of the Service kubernetes: pods cannot reach the API by it");
+        tracing::warn!(
+            "this host has no address for the endpoints of the Service kubernetes: pods cannot reach the API by it"
+        );
         return Ok(());
     };
     let slice = json!({
@@ -163,8 +183,20 @@ async fn kubernetes(server: &Arc<ApiServer>, start: &Start) -> Result<()> {
             "ports": [{ "name": "https", "port": start.port, "protocol": "TCP" }],
         }],
     });
-    put(server, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", "discovery.k8s.io/endpointslices", slice).await?;
-    put(server, "/api/v1/namespaces/default/endpoints", "core/endpoints", endpoints).await
+    put(
+        server,
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+        "discovery.k8s.io/endpointslices",
+        slice,
+    )
+    .await?;
+    put(
+        server,
+        "/api/v1/namespaces/default/endpoints",
+        "core/endpoints",
+        endpoints,
+    )
+    .await
 }
 
 async fn put(server: &Arc<ApiServer>, path: &str, prefix: &str, object: Value) -> Result<()> {

@@ -12,7 +12,7 @@ type Fields = HashMap<Arc<str>, Vec<SelectableField>>;
 
 /// Reads objects for the index. CRDs add to what it knows.
 #[derive(Debug, Default)]
-pub struct FieldIndexer {
+pub(crate) struct FieldIndexer {
     fields: ArcSwap<Fields>,
 }
 
@@ -38,19 +38,21 @@ struct Owner {
 
 impl FieldIndexer {
     /// An indexer for these resources.
-    pub fn new(registry: &Registry) -> Self {
+    pub(crate) fn new(registry: &Registry) -> Self {
         let indexer = Self::default();
         indexer.learn(registry);
         indexer
     }
 
     /// Takes over the selectable fields of all resources. Objects indexed before keep what was taken from them.
-    pub fn learn(&self, registry: &Registry) {
+    pub(crate) fn learn(&self, registry: &Registry) {
         let mut fields = Fields::new();
         for resource in registry.resources() {
             // Selectors name places in the stored object, so the row of the stored version decides.
             let Some(storage) = &resource.storage else { continue };
-            fields.entry(Arc::clone(&storage.prefix)).or_insert_with(|| resource.selectable.clone());
+            fields
+                .entry(Arc::clone(&storage.prefix))
+                .or_insert_with(|| resource.selectable.clone());
         }
         self.fields.store(Arc::new(fields));
     }
@@ -71,7 +73,12 @@ impl Indexer for FieldIndexer {
             uid: metadata.uid.unwrap_or_default(),
             labels: metadata.labels.unwrap_or_default().into_iter().collect(),
             fields: values,
-            owners: metadata.owner_references.unwrap_or_default().into_iter().map(|owner| owner.uid).collect(),
+            owners: metadata
+                .owner_references
+                .unwrap_or_default()
+                .into_iter()
+                .map(|owner| owner.uid)
+                .collect(),
         }
     }
 }
@@ -97,7 +104,11 @@ mod tests {
     #[test]
     fn pods() {
         let indexer = FieldIndexer::new(&Registry::builtin());
-        let key = Key { prefix: "core/pods".into(), namespace: "a".into(), name: "p".into() };
+        let key = Key {
+            prefix: "core/pods".into(),
+            namespace: "a".into(),
+            name: "p".into(),
+        };
         let pod = json!({
             "metadata": { "uid": "u", "labels": { "b": "2", "a": "1" }, "ownerReferences": [{ "uid": "o", "kind": "X" }] },
             "spec": { "nodeName": "n" }, "status": { "phase": "Running" },
@@ -107,9 +118,16 @@ mod tests {
         assert_eq!(&*indexed.labels[0].0, "a");
         let registry = Registry::builtin();
         let row = registry.resource("", "v1", "pods").unwrap();
-        let at = row.selectable.iter().position(|it| &*it.name == "spec.nodeName").unwrap();
+        let at = row
+            .selectable
+            .iter()
+            .position(|it| &*it.name == "spec.nodeName")
+            .unwrap();
         assert_eq!(&*indexed.fields[at], "n");
         let nothing = indexer.index(&key, b"garbage");
-        assert_eq!((&*nothing.uid, nothing.labels.len(), nothing.fields.len()), ("", 0, row.selectable.len()));
+        assert_eq!(
+            (&*nothing.uid, nothing.labels.len(), nothing.fields.len()),
+            ("", 0, row.selectable.len())
+        );
     }
 }

@@ -33,17 +33,26 @@ impl Inside {
 
     /// One request; the code and the JSON of the answer (`Null` where it is none).
     pub async fn request(&self, method: Method, path: &str, content_type: &str, body: Option<&Value>) -> (u16, Value) {
-        let bytes = body.map(|body| serde_json::to_vec(body).unwrap_or_default()).unwrap_or_default();
+        let bytes = body
+            .map(|body| serde_json::to_vec(body).unwrap_or_default())
+            .unwrap_or_default();
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::CONTENT_TYPE, content_type)
             .header(header::USER_AGENT, "fairlead")
             .body(Full::new(Bytes::from(bytes)));
-        let Ok(request) = request else { return (400, Value::Null) };
+        let Ok(request) = request else {
+            return (400, Value::Null);
+        };
         let Ok(response) = self.clone().call(request).await;
         let code = response.status().as_u16();
-        let collected = response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let collected = response
+            .into_body()
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
         (code, serde_json::from_slice(&collected).unwrap_or_default())
     }
 }

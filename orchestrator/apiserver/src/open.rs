@@ -3,9 +3,13 @@
 use crate::{
     admission,
     authn::{Authenticator, User, keys::KeyRing},
-    authz::{Chain, node::NodeAuthorizer, rbac::Rbac},
+    authz::{
+        Chain,
+        node::{self, NodeAuthorizer},
+        rbac::{self, Rbac},
+    },
     bootstrap, convert,
-    core::{ApiServer, Settings},
+    core::{ApiServer, Settings, StoredObjects},
     crd,
     hooks::services::Services,
     indexer::FieldIndexer,
@@ -18,7 +22,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use fairlead_schema::{Registry, Types, openapi};
+use fairlead_schema::{Registry, Types, openapi::OpenApi};
 use fairlead_store::{Backend, Cache};
 use jiff::Timestamp;
 use std::{
@@ -42,6 +46,19 @@ pub struct Start {
     pub port: u16,
     /// As `cluster.local`.
     pub cluster_domain: String,
+}
+
+impl Start {
+    /// A server of this host alone, named `localhost`, for the domain `cluster.local`.
+    pub fn new(data_dir: PathBuf, port: u16) -> Self {
+        Self {
+            data_dir,
+            hosts: Vec::new(),
+            addresses: Vec::new(),
+            port,
+            cluster_domain: "cluster.local".to_owned(),
+        }
+    }
 }
 
 /// Keys and certificates of a server.
@@ -100,7 +117,12 @@ impl Pki {
     /// What this server shows to kubelets, and whom it believes.
     fn kubelet_tls(&self, directory: &Path) -> Result<KubeletTls> {
         let profile = Profile::kubelet_client();
-        let identity = Identity::open(&directory.join("pki/kubelet-client"), &self.authority, &profile, now_s())?;
+        let identity = Identity::open(
+            &directory.join("pki/kubelet-client"),
+            &self.authority,
+            &profile,
+            now_s(),
+        )?;
         let (certificate, key) = identity.der()?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.der().clone())?;
@@ -118,18 +140,17 @@ impl ApiServer {
     ///
     /// # Errors
     /// What could not be read or written.
-    pub async fn open(
-        backend: Arc<dyn Backend>,
-        settings: Settings,
-        start: &Start,
-        pki: &Pki,
-    ) -> Result<Arc<Self>> {
+    pub async fn open(backend: Arc<dyn Backend>, settings: Settings, start: &Start, pki: &Pki) -> Result<Arc<Self>> {
         let registry = Registry::builtin();
         let indexer = Arc::new(FieldIndexer::new(&registry));
-        let cache = Cache::open(backend, Arc::clone(&indexer) as _).await.context("reading the store")?;
+        let cache = Cache::open(backend, Arc::clone(&indexer) as _)
+            .await
+            .context("reading the store")?;
         let keys = KeyRing::open(&start.data_dir.join("pki/service-accounts"), &settings.issuer)?;
-        let rbac = Arc::new(Rbac::default());
-        let node = Arc::new(NodeAuthorizer::new());
+        let objects = StoredObjects::new(Arc::clone(&cache));
+        let rbac = Arc::new(Rbac::load(&objects));
+        let node = Arc::new(NodeAuthorizer::load(&objects));
+        let authorizer = Chain(vec![Arc::clone(&node) as _, Arc::clone(&rbac) as _]);
         let services = Services::new(settings.service_cidrs.clone(), settings.node_ports);
         let (stop, _) = tokio::sync::watch::channel(false);
         let server = Arc::new(Self {
@@ -139,16 +160,16 @@ impl ApiServer {
                 audiences: vec![settings.issuer.clone()],
                 anonymous: true,
             },
-            authorizer: Chain(vec![Arc::clone(&node) as _, Arc::clone(&rbac) as _]),
+            admission: admission::Chain::builtin().guarded(Arc::clone(&rbac), authorizer.clone()),
+            authorizer,
             settings,
             cache,
             registry: ArcSwap::from_pointee(registry),
-            openapi: openapi::Documents::default(),
+            openapi: OpenApi::default(),
             types: Types::builtin(),
             rbac,
             node,
             followed: Mutex::default(),
-            admission: admission::Chain::builtin(),
             services,
             metrics: Metrics::default(),
             ready: AtomicBool::new(false),
@@ -156,10 +177,8 @@ impl ApiServer {
             crds: crd::Watcher::default(),
             indexer,
             kubelet_tls: pki.kubelet_tls(&start.data_dir)?,
-            parsed: crate::core::Parsed::default(),
+            objects,
         });
-        server.rbac.reload(&*server);
-        server.node.reload(&*server);
         let stored = server.list("core/services", None);
         for fault in server.services.load(stored.iter().map(|it| &**it)) {
             tracing::error!(fault, "two Services claim the same; delete one of them");
@@ -174,15 +193,27 @@ impl ApiServer {
 
     /// The server for its own purposes: may do everything.
     pub fn itself(self: &Arc<Self>) -> Inside {
-        Inside::new(Arc::clone(self), User::authenticated("system:apiserver", ["system:masters"]))
+        Inside::new(
+            Arc::clone(self),
+            User::authenticated("system:apiserver", ["system:masters"]),
+        )
     }
 
     /// Tells the authorizers that an object changed. What they see is what is stored now.
     pub(crate) fn follow(&self, prefix: &str, namespace: &str, name: &str) {
+        // Most objects are nobody's business here, and parsing them would be most of what a write costs.
+        let quota = || {
+            let quotas = self.cache.snapshot("core/resourcequotas");
+            quotas.entries(Some(namespace), None).next().is_some()
+        };
+        if !(rbac::PREFIXES.contains(&prefix) || node::PREFIXES.contains(&prefix) || quota()) {
+            return;
+        }
         let _in_order = self.followed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let object = self.get(prefix, namespace, name);
         self.rbac.apply(prefix, namespace, name, object.as_deref());
         self.node.apply(prefix, namespace, name, object.as_deref());
+        self.admission.follow(prefix, namespace, name, object.as_deref());
     }
 }
 
@@ -216,8 +247,69 @@ async fn expire(server: Arc<ApiServer>) {
         let registry = server.registry.load_full();
         let mortal = registry.resources().filter(|it| convert::is_stored_version(it));
         for resource in mortal {
-            let Some((storage, ttl_s)) = resource.storage.as_ref().and_then(|it| Some((it, it.ttl_s?))) else { continue };
+            let Some((storage, ttl_s)) = resource.storage.as_ref().and_then(|it| Some((it, it.ttl_s?))) else {
+                continue;
+            };
             crate::expiry::sweep(&server, &storage.prefix, ttl_s, Timestamp::now()).await;
         }
+    }
+}
+
+/// A server that serves.
+pub struct Running {
+    /// The server; [`ApiServer::begin_stop`] ends it.
+    pub server: Arc<ApiServer>,
+    /// Its keys and certificates.
+    pub pki: Arc<Pki>,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    listener: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Opens a server and serves on a socket that is bound already: nothing can fail for want of a port later.
+    ///
+    /// # Errors
+    /// As [`ApiServer::open`].
+    pub async fn start(
+        backend: Arc<dyn Backend>,
+        settings: Settings,
+        start: &Start,
+        listener: tokio::net::TcpListener,
+    ) -> Result<Self> {
+        let first = settings.service_cidrs.first().and_then(|range| range.hosts().next());
+        let pki = Arc::new(Pki::open(start, first)?);
+        let server = ApiServer::open(backend, settings, start, &pki).await?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        tokio::spawn(renew(Arc::clone(&server), Arc::clone(&pki)));
+        let serve = crate::listen::serve(Arc::clone(&server), listener, pki.acceptor.clone());
+        Ok(Self {
+            server,
+            pki,
+            address,
+            listener: tokio::spawn(serve),
+        })
+    }
+
+    /// A kubeconfig for an administrator who reaches the server at `url`.
+    ///
+    /// # Errors
+    /// A certificate that could not be made.
+    pub fn admin_kubeconfig(&self, url: &str) -> Result<String> {
+        let identity = Identity::issue(&self.pki.authority, &Profile::admin(), now_s())?;
+        Ok(crate::pki::kubeconfig::kubeconfig(
+            "fairlead",
+            "admin",
+            url,
+            &self.pki.authority,
+            &identity,
+        ))
+    }
+
+    /// Ends watches, lets open requests finish, closes the socket.
+    pub async fn stop(self) {
+        self.server.begin_stop();
+        // A listener that panicked has ended too.
+        let _ = self.listener.await;
     }
 }

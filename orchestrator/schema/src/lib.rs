@@ -3,10 +3,24 @@
 
 mod builtin;
 pub mod columns;
+pub mod convert;
+pub mod defaults;
+pub mod docs;
 pub mod jsonpath;
 pub mod kinds;
+pub mod names;
+pub mod openapi;
+pub mod proto;
+pub mod quantity;
+pub mod read;
 pub mod resource;
+pub mod strict;
+pub mod table;
 pub mod types;
+pub mod validate;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
+
+#[cfg(test)]
+mod samples;

@@ -2,7 +2,10 @@
 
 use crate::Key;
 use bytes::Bytes;
-use futures::{future::BoxFuture, stream::BoxStream};
+use futures::{
+    future::{self, BoxFuture},
+    stream::BoxStream,
+};
 use std::{io, path::Path};
 
 /// Number of a write; one sequence for the whole store, strictly growing, never reused, also not after a crash. 0: before
@@ -166,6 +169,21 @@ pub trait Backend: Send + Sync + 'static {
     /// [`StoreError::Compacted`] when `from` is no longer kept, [`StoreError::Future`] when it has not happened,
     /// [`StoreError::Closed`].
     fn watch(&self, prefix: Option<String>, from: Revision) -> BoxStream<'static, Result<Vec<Change>, StoreError>>;
+
+    /// The first changes after `from` that happened already, and the revision up to which they are all: `from` itself when
+    /// there is none. A backend that does not tell says that everything before now is compacted.
+    fn history(&self, from: Revision) -> BoxFuture<'_, Result<(Vec<Change>, Revision), StoreError>> {
+        let newest = self.revision();
+        let result = if from < newest {
+            Err(StoreError::Compacted {
+                asked: from,
+                oldest: newest,
+            })
+        } else {
+            Ok((Vec::new(), from))
+        };
+        Box::pin(future::ready(result))
+    }
 
     /// Forgets history before this revision, step by step; reads and writes go on meanwhile.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<(), StoreError>>;

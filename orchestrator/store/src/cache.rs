@@ -1,26 +1,18 @@
 //! [`Cache`]: everything that is read, in memory: an index per resource, a ring of events per resource.
 
 use crate::{
-    Backend, Change, Key, RangeQuery, Record, Revision, StoreError, Txn, Watcher,
+    Backend, Key, Limits, Record, Revision, StoreError, Txn, Watcher,
     index::{Index, Iter, Start},
-    ring::{Limits, Ring},
-    value::with_revision,
+    resource::{Shared, follow},
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::task::JoinHandle;
 
-/// Objects that are read from the backend at once while the cache fills.
-const PAGE: usize = 1_000;
 /// Past snapshots that a resource remembers for the next pages of lists.
 const REMEMBERED: usize = 4;
 
@@ -35,6 +27,19 @@ pub struct Entry {
     pub revision: Revision,
     /// What selectors and garbage collection ask for.
     pub indexed: Indexed,
+}
+
+impl Entry {
+    /// The same object with another `metadata.resourceVersion`: for an object that left a selection by this revision.
+    #[must_use]
+    pub fn at_revision(&self, revision: Revision) -> Self {
+        Self {
+            key: self.key.clone(),
+            json: crate::value::replace_revision(&self.json, self.revision, revision),
+            revision,
+            indexed: self.indexed.clone(),
+        }
+    }
 }
 
 /// Taken out of the JSON once, at the write.
@@ -82,8 +87,8 @@ pub enum WatchEnd {
 /// All objects of one resource at one revision. Cheap to take, and it does not change.
 #[derive(Clone)]
 pub struct Snapshot {
-    index: Index,
-    revision: Revision,
+    pub(crate) index: Index,
+    pub(crate) revision: Revision,
 }
 
 /// Reads and watches of every resource, over one [`Backend`]. Dropping it ends its watches.
@@ -91,207 +96,6 @@ pub struct Cache {
     backend: Arc<dyn Backend>,
     shared: Arc<Shared>,
     follower: JoinHandle<()>,
-}
-
-/// What the follower writes and everyone reads.
-struct Shared {
-    indexer: Arc<dyn Indexer>,
-    limits: Limits,
-    /// The oldest revision from which every change since is known.
-    since: Revision,
-    /// First and last revisions that were handed out before a crash and lost with it.
-    lost: Vec<(Revision, Revision)>,
-    resources: RwLock<Resources>,
-    /// The newest revision that reads see. Set while the changed resource is locked.
-    seen: Arc<AtomicU64>,
-    /// The same, for those who wait for it.
-    announced: watch::Sender<Revision>,
-}
-
-#[derive(Default)]
-struct Resources {
-    by_prefix: HashMap<Arc<str>, Arc<Resource>>,
-    closed: bool,
-}
-
-/// One resource.
-#[derive(Debug)]
-pub(crate) struct Resource {
-    state: RwLock<State>,
-    pub(crate) wake: watch::Sender<()>,
-    seen: Arc<AtomicU64>,
-    remembered: Mutex<VecDeque<Snapshot>>,
-}
-
-#[derive(Debug)]
-pub(crate) struct State {
-    index: Index,
-    pub(crate) ring: Ring,
-    /// Keys share their namespace: one allocation each.
-    namespaces: HashSet<Arc<str>>,
-    pub(crate) closed: bool,
-}
-
-impl Resource {
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
-        // A panic elsewhere cannot leave half a change: the index and the ring are changed without calling foreign code.
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The newest revision that reads see. While this resource is locked, all its changes up to there are visible.
-    pub(crate) fn revision(&self) -> Revision {
-        self.seen.load(Ordering::Acquire)
-    }
-
-    fn remembered(&self) -> MutexGuard<'_, VecDeque<Snapshot>> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    fn existing(&self, prefix: &str) -> Option<Arc<Resource>> {
-        self.resources
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .by_prefix
-            .get(prefix)
-            .cloned()
-    }
-
-    /// The resource, made if nothing was known of it: no change of it has happened since the cache was opened.
-    fn resource(&self, prefix: &Arc<str>) -> Arc<Resource> {
-        if let Some(resource) = self.existing(prefix) {
-            return resource;
-        }
-        let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
-        let closed = resources.closed;
-        let resource = resources.by_prefix.entry(Arc::clone(prefix)).or_insert_with(|| {
-            Arc::new(Resource {
-                state: RwLock::new(State {
-                    index: Index::default(),
-                    ring: Ring::new(self.limits, self.since),
-                    namespaces: HashSet::new(),
-                    closed,
-                }),
-                wake: watch::Sender::new(()),
-                seen: Arc::clone(&self.seen),
-                remembered: Mutex::default(),
-            })
-        });
-        Arc::clone(resource)
-    }
-
-    fn entry(&self, key: Key, stored: &Bytes, revision: Revision) -> Arc<Entry> {
-        let json = with_revision(stored, revision);
-        let indexed = self.indexer.index(&key, &json);
-        Arc::new(Entry {
-            key,
-            json,
-            revision,
-            indexed,
-        })
-    }
-
-    /// Makes changes visible, in order, then wakes who waits for them.
-    fn apply(&self, changes: Vec<Change>, now: Instant) {
-        let mut touched: Vec<(Arc<str>, Arc<Resource>)> = Vec::new();
-        let mut newest = 0;
-        for change in changes {
-            if change.revision <= self.seen.load(Ordering::Acquire) {
-                continue; // Read with the first pages already.
-            }
-            newest = change.revision;
-            let prefix = &change.key.prefix;
-            let resource = match touched.iter().rfind(|(known, _)| known == prefix) {
-                Some((_, resource)) => Arc::clone(resource),
-                None => {
-                    let resource = self.resource(prefix);
-                    touched.push((Arc::clone(prefix), Arc::clone(&resource)));
-                    resource
-                }
-            };
-            self.apply_one(&resource, change, now);
-        }
-        for (_, resource) in &touched {
-            resource.wake.send_replace(());
-        }
-        if newest > 0 {
-            self.announced.send_replace(newest);
-        }
-    }
-
-    fn apply_one(&self, resource: &Resource, change: Change, now: Instant) {
-        let key = resource.write().shared_key(change.key);
-        let (written, deleted) = match (&change.now, &change.before) {
-            (Some(record), _) => (Some(self.entry(key.clone(), &record.value, change.revision)), None),
-            (None, Some(record)) => (None, Some(self.entry(key.clone(), &record.value, change.revision))),
-            (None, None) => (None, None),
-        };
-        let mut state = resource.write();
-        let before = match &written {
-            Some(entry) => state.index.insert(Arc::clone(entry)),
-            None => state.index.remove(&key.namespace, &key.name),
-        };
-        state.ring.push(
-            WatchEvent {
-                revision: change.revision,
-                before,
-                now: written,
-                deleted,
-            },
-            now,
-        );
-        self.seen.store(change.revision, Ordering::Release);
-    }
-
-    /// Ends every watch.
-    fn close(&self) {
-        let resources: Vec<_> = {
-            let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
-            resources.closed = true;
-            resources.by_prefix.values().cloned().collect()
-        };
-        for resource in resources {
-            resource.write().closed = true;
-            resource.wake.send_replace(());
-        }
-        self.announced.send_replace(Revision::MAX);
-    }
-
-    fn is_closed(&self) -> bool {
-        self.resources.read().unwrap_or_else(PoisonError::into_inner).closed
-    }
-
-    /// Whether everything that happened up to this revision is known.
-    fn check(&self, asked: Revision, newest: Revision) -> Result<(), StoreError> {
-        if asked > newest {
-            return Err(StoreError::Future { asked, newest });
-        }
-        match self.lost.iter().find(|(first, last)| (*first..=*last).contains(&asked)) {
-            Some((_, last)) => Err(StoreError::Compacted {
-                asked,
-                oldest: last + 1,
-            }),
-            None => Ok(()),
-        }
-    }
-}
-
-impl State {
-    /// The key, its namespace shared with those of other objects.
-    fn shared_key(&mut self, mut key: Key) -> Key {
-        match self.namespaces.get(&key.namespace) {
-            Some(known) => key.namespace = Arc::clone(known),
-            None => {
-                self.namespaces.insert(Arc::clone(&key.namespace));
-            }
-        }
-        key
-    }
 }
 
 impl Cache {
@@ -303,7 +107,8 @@ impl Cache {
         Self::open_with(backend, indexer, Limits::default()).await
     }
 
-    /// Reads everything there is and follows it from there.
+    /// Reads everything there is and follows it from there. What the backend still knows of the time before is kept too, so
+    /// that watches go on over a restart.
     ///
     /// # Errors
     /// What the backend could not read.
@@ -312,24 +117,7 @@ impl Cache {
         indexer: Arc<dyn Indexer>,
         limits: Limits,
     ) -> Result<Arc<Self>, StoreError> {
-        let first = backend
-            .range(RangeQuery {
-                limit: PAGE,
-                ..RangeQuery::default()
-            })
-            .await?;
-        let revision = first.revision;
-        let shared = Arc::new(Shared {
-            indexer,
-            limits,
-            since: revision,
-            lost: backend.lost(),
-            resources: RwLock::default(),
-            seen: Arc::new(AtomicU64::new(revision)),
-            announced: watch::Sender::new(revision),
-        });
-        shared.fill(&*backend, first.records, first.more, revision).await?;
-        let changes = backend.watch(None, revision);
+        let (shared, changes) = Shared::open(&*backend, indexer, limits).await?;
         let follower = tokio::spawn(follow(Arc::clone(&shared), changes));
         Ok(Arc::new(Self {
             backend,
@@ -518,70 +306,6 @@ impl fmt::Debug for Cache {
             .field("revision", &self.revision())
             .finish_non_exhaustive()
     }
-}
-
-impl Shared {
-    /// Reads every object as it was at `revision`, page by page: the records are not held twice.
-    async fn fill(
-        &self,
-        backend: &dyn Backend,
-        mut records: Vec<Record>,
-        mut more: bool,
-        revision: Revision,
-    ) -> Result<(), StoreError> {
-        let mut gathered: Option<(Arc<Resource>, Arc<str>, Vec<Arc<Entry>>)> = None;
-        loop {
-            let after = records.last().map(|it| it.key.clone());
-            for record in records {
-                if gathered
-                    .as_ref()
-                    .is_none_or(|(_, prefix, _)| *prefix != record.key.prefix)
-                {
-                    let prefix = Arc::clone(&record.key.prefix);
-                    let next = (self.resource(&prefix), prefix, Vec::new());
-                    if let Some((resource, _, entries)) = gathered.replace(next) {
-                        resource.write().index = Index::from_sorted(entries);
-                    }
-                }
-                if let Some((resource, prefix, entries)) = &mut gathered {
-                    let mut key = resource.write().shared_key(record.key);
-                    key.prefix = Arc::clone(prefix);
-                    entries.push(self.entry(key, &record.value, record.modified));
-                }
-            }
-            if !more {
-                break;
-            }
-            let query = RangeQuery {
-                after,
-                limit: PAGE,
-                at: Some(revision),
-                ..RangeQuery::default()
-            };
-            let page = backend.range(query).await?;
-            (records, more) = (page.records, page.more);
-        }
-        if let Some((resource, _, entries)) = gathered {
-            resource.write().index = Index::from_sorted(entries);
-        }
-        Ok(())
-    }
-}
-
-/// Feeds the cache until the backend closes.
-async fn follow(shared: Arc<Shared>, mut changes: BoxStream<'static, Result<Vec<Change>, StoreError>>) {
-    while let Some(batch) = changes.next().await {
-        match batch {
-            Ok(changes) => shared.apply(changes, Instant::now()),
-            Err(error) => {
-                if !matches!(error, StoreError::Closed(_)) {
-                    tracing::error!(%error, "the cache can no longer follow the store");
-                }
-                break;
-            }
-        }
-    }
-    shared.close();
 }
 
 impl fmt::Debug for Snapshot {

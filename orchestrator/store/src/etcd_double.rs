@@ -215,6 +215,10 @@ impl Backend for EtcdDouble {
         .boxed()
     }
 
+    fn history(&self, from: Revision) -> BoxFuture<'_, Result<(Vec<Change>, Revision), StoreError>> {
+        async move { self.state().changes(None, from) }.boxed()
+    }
+
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
         async move {
             let mut state = self.state();

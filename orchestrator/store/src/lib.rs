@@ -6,10 +6,12 @@
 pub mod backend;
 pub mod cache;
 pub mod key;
+pub mod redb_store;
 pub mod testing;
 
 mod etcd_double;
 mod index;
+mod resource;
 mod ring;
 mod value;
 mod watcher;
@@ -19,6 +21,7 @@ pub use backend::{
 };
 pub use cache::{Cache, Entry, Indexed, Indexer, Snapshot, WatchEnd, WatchEvent};
 pub use key::Key;
+pub use redb_store::RedbStore;
 pub use ring::Limits;
 pub use value::{encode, with_revision};
 pub use watcher::Watcher;

@@ -69,6 +69,23 @@ pub fn with_revision(stored: &Bytes, revision: Revision) -> Bytes {
     }
 }
 
+/// Replaces the revision in what [`with_revision`] made.
+pub(crate) fn replace_revision(served: &Bytes, from: Revision, to: Revision) -> Bytes {
+    let member = format!(r#""resourceVersion":"{from}""#);
+    let at = find(served, METADATA).map(|at| at + METADATA.len());
+    match at.filter(|at| served[*at..].starts_with(member.as_bytes())) {
+        Some(at) => {
+            let new = format!(r#""resourceVersion":"{to}""#);
+            let mut out = Vec::with_capacity(served.len() + 8);
+            out.extend_from_slice(&served[..at]);
+            out.extend_from_slice(new.as_bytes());
+            out.extend_from_slice(&served[at + member.len()..]);
+            out.into()
+        }
+        None => served.clone(),
+    }
+}
+
 fn splice(stored: &[u8], revision: Revision) -> Option<Bytes> {
     let at = find(stored, METADATA);
     // An object or a list before it: not written by `encode`, and perhaps not the object's own metadata.

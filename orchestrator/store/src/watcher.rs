@@ -1,6 +1,6 @@
 //! [`Watcher`]: a cursor in a resource's ring.
 
-use crate::{Revision, WatchEnd, WatchEvent, cache::Resource};
+use crate::{Revision, WatchEnd, WatchEvent, resource::Resource};
 use std::sync::Arc;
 use tokio::sync::watch;
 

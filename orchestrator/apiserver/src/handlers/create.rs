@@ -59,11 +59,13 @@ pub(crate) async fn store(
     }
     call.check_namespace(&mut value)?;
     if !object::meta(&value, "resourceVersion").is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     let given = object::meta(&value, "name").to_owned();
     let prefix = object::meta(&value, "generateName").to_owned();
-    if given.is_empty() && prefix.is_empty() && !resource.has_hook("names_itself") {
+    if given.is_empty() && prefix.is_empty() {
         let cause = crate::status::Cause {
             reason: "FieldValueRequired".to_owned(),
             message: "Required value: name or generateName is required".to_owned(),

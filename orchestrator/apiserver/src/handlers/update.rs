@@ -33,7 +33,7 @@ pub(crate) async fn put(call: &Call, body: &Bytes, part: Part<'_>) -> Result<Res
             call.info.name
         )));
     }
-    let create = part == Part::Main && call.resource.has_hook("create_on_update");
+    let create = part == Part::Main && call.resource.has_hook("create-on-update");
     let manager = call.manager(&options);
     let change = |_: Option<&serde_json::Value>| {
         Ok(Change {

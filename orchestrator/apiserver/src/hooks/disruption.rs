@@ -32,7 +32,8 @@ pub(crate) async fn spend(server: &ApiServer, pod: &Value) -> Result<()> {
             [] => return Ok(()),
             [one] => one,
             _ => {
-                let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                let message =
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
                 return Err(Status::internal(message));
             }
         };
@@ -51,13 +52,17 @@ pub(crate) async fn spend(server: &ApiServer, pod: &Value) -> Result<()> {
             return Err(Status::too_many_requests(message, 10).with_cause("DisruptionBudget", cause, ""));
         }
         let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
-        let (current, desired) = (status["currentHealthy"].as_i64().unwrap_or(0), status["desiredHealthy"].as_i64().unwrap_or(0));
+        let (current, desired) = (
+            status["currentHealthy"].as_i64().unwrap_or(0),
+            status["desiredHealthy"].as_i64().unwrap_or(0),
+        );
         if !ready && current >= desired && desired > 0 {
             return Ok(());
         }
         if allowed <= 0 {
             let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-            let cause = format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently");
+            let cause =
+                format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently");
             return Err(Status::too_many_requests(message, 0).with_cause("DisruptionBudget", cause, ""));
         }
         let key = Key {
@@ -68,8 +73,10 @@ pub(crate) async fn spend(server: &ApiServer, pod: &Value) -> Result<()> {
         let revision: u64 = object::meta(budget, "resourceVersion").parse().unwrap_or(0);
         let mut new = Value::clone(budget);
         object::set_at(&mut new, "status.disruptionsAllowed", json!(allowed - 1));
-        object::child_mut(&mut new["status"], "disruptedPods")
-            .insert(object::meta(pod, "name").to_owned(), json!(object::time(jiff::Timestamp::now())));
+        object::child_mut(&mut new["status"], "disruptedPods").insert(
+            object::meta(pod, "name").to_owned(),
+            json!(object::time(jiff::Timestamp::now())),
+        );
         object::set_meta(&mut new, "resourceVersion", None);
         let committed = server.cache.commit(Txn {
             key,
@@ -83,5 +90,8 @@ pub(crate) async fn spend(server: &ApiServer, pod: &Value) -> Result<()> {
             Err(error) => return Err(Status::internal(error)),
         }
     }
-    Err(Status::too_many_requests("the disruption budget is being changed by many; try again", 1))
+    Err(Status::too_many_requests(
+        "the disruption budget is being changed by many; try again",
+        1,
+    ))
 }

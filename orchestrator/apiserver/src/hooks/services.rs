@@ -71,7 +71,11 @@ fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
 
 /// How many numbers at the lower end of a range are left to those who ask for one by name. Source: KEP-3070, KEP-3668.
 fn reserved(size: u128, step: u128, least: u128, most: u128) -> u128 {
-    if size <= least { 0 } else { (size / step).clamp(least, most) }
+    if size <= least {
+        0
+    } else {
+        (size / step).clamp(least, most)
+    }
 }
 
 fn invalid(field: &str, reason: &str, message: String) -> Cause {
@@ -135,7 +139,12 @@ fn addressing(service: &Value) -> Addressing {
 }
 
 fn owner(service: &Value) -> Owner {
-    format!("{}/{}", object::meta(service, "namespace"), object::meta(service, "name")).into()
+    format!(
+        "{}/{}",
+        object::meta(service, "namespace"),
+        object::meta(service, "name")
+    )
+    .into()
 }
 
 fn addresses(service: &Value) -> Vec<IpAddr> {
@@ -145,8 +154,12 @@ fn addresses(service: &Value) -> Vec<IpAddr> {
 
 fn node_ports(service: &Value) -> Vec<u16> {
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
-    let ports = ports.map(|port| &port["nodePort"]).chain([&service["spec"]["healthCheckNodePort"]]);
-    ports.filter_map(|it| u16::try_from(it.as_u64()?).ok().filter(|it| *it > 0)).collect()
+    let ports = ports
+        .map(|port| &port["nodePort"])
+        .chain([&service["spec"]["healthCheckNodePort"]]);
+    ports
+        .filter_map(|it| u16::try_from(it.as_u64()?).ok().filter(|it| *it > 0))
+        .collect()
 }
 
 impl Services {
@@ -174,7 +187,9 @@ impl Services {
             let owner = owner(service);
             for address in addresses(service) {
                 if !self.ranges.iter().any(|range| range.contains(&address)) {
-                    faults.push(format!("ClusterIP {address} of {owner} is in none of the service ranges"));
+                    faults.push(format!(
+                        "ClusterIP {address} of {owner} is in none of the service ranges"
+                    ));
                 }
                 match taken.addresses.get(&address) {
                     Some(other) if *other != owner => {
@@ -247,11 +262,16 @@ impl Services {
     }
 
     fn default_family(&self) -> Family {
-        self.ranges.first().map_or(Family::V4, |range| Family::of(&range.addr()))
+        self.ranges
+            .first()
+            .map_or(Family::V4, |range| Family::of(&range.addr()))
     }
 
     fn range(&self, family: Family) -> Option<IpNet> {
-        self.ranges.iter().copied().find(|range| Family::of(&range.addr()) == family)
+        self.ranges
+            .iter()
+            .copied()
+            .find(|range| Family::of(&range.addr()) == family)
     }
 
     /// Which families a Service has, in order; fills `ipFamilies` and `ipFamilyPolicy`.
@@ -264,14 +284,25 @@ impl Services {
             }
             return Ok(Vec::new());
         }
-        let given: Vec<Family> = fields.get("ipFamilies").and_then(Value::as_array).into_iter().flatten()
+        let given: Vec<Family> = fields
+            .get("ipFamilies")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
             .filter_map(|it| Family::parse(it.as_str()?))
             .collect();
-        let asked: Vec<IpAddr> = fields.get("clusterIPs").and_then(Value::as_array).into_iter().flatten()
+        let asked: Vec<IpAddr> = fields
+            .get("clusterIPs")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
             .filter_map(|it| it.as_str()?.parse().ok())
             .collect();
         let asked = if asked.is_empty() {
-            let one = fields.get("clusterIP").and_then(Value::as_str).and_then(|it| it.parse().ok());
+            let one = fields
+                .get("clusterIP")
+                .and_then(Value::as_str)
+                .and_then(|it| it.parse().ok());
             one.into_iter().collect()
         } else {
             asked
@@ -291,7 +322,10 @@ impl Services {
                 None => families.push(Family::of(address)),
             }
         }
-        let selectorless = fields.get("selector").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
+        let selectorless = fields
+            .get("selector")
+            .and_then(Value::as_object)
+            .is_none_or(serde_json::Map::is_empty);
         // Endpoints of such a Service are somebody else's business, and may be of any family.
         let foreign = how == Addressing::Headless && selectorless;
         let policy = match fields.get("ipFamilyPolicy").and_then(Value::as_str) {
@@ -301,14 +335,15 @@ impl Services {
         };
         let dual = self.ranges.len() > 1;
         if policy == "RequireDualStack" && !dual && !foreign {
-            let message =
-                "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services".to_owned();
+            let message = "Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services"
+                .to_owned();
             return Err(invalid("spec.ipFamilyPolicy", "FieldValueInvalid", message));
         }
         if policy == "SingleStack" && families.len() > 1 {
-            let message = "Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple \
+            let message =
+                "Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple \
                            IP families are specified"
-                .to_owned();
+                    .to_owned();
             return Err(invalid("spec.ipFamilyPolicy", "FieldValueInvalid", message));
         }
         if families.is_empty() {
@@ -326,7 +361,10 @@ impl Services {
             }
         }
         fields.insert("ipFamilyPolicy".to_owned(), json!(policy));
-        fields.insert("ipFamilies".to_owned(), families.iter().map(|it| json!(it.name())).collect());
+        fields.insert(
+            "ipFamilies".to_owned(),
+            families.iter().map(|it| json!(it.name())).collect(),
+        );
         Ok(families)
     }
 
@@ -352,7 +390,11 @@ impl Services {
         let given = new["spec"]["clusterIPs"].as_array().cloned().unwrap_or_default();
         let single = new["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
         for (at, family) in families.iter().enumerate() {
-            let text = given.get(at).and_then(Value::as_str).or((at == 0).then_some(single.as_str())).unwrap_or_default();
+            let text = given
+                .get(at)
+                .and_then(Value::as_str)
+                .or((at == 0).then_some(single.as_str()))
+                .unwrap_or_default();
             let address: Option<IpAddr> = match text {
                 "" => None,
                 text => Some(text.parse().map_err(|_| {
@@ -370,8 +412,7 @@ impl Services {
                 let other = taken.addresses.get(&address).filter(|other| **other != owner);
                 let problem = problem.or(other.map(|_| "provided IP is already allocated".to_owned()));
                 if let Some(problem) = problem {
-                    let message =
-                        format!("Invalid value: [{text:?}]: failed to allocate IP {address}: {problem}");
+                    let message = format!("Invalid value: [{text:?}]: failed to allocate IP {address}: {problem}");
                     return Err(invalid("spec.clusterIPs", "FieldValueInvalid", message));
                 }
             }
@@ -441,7 +482,10 @@ impl Services {
         let mut by_port: HashMap<u64, u16> = HashMap::new();
         for (at, port) in ports.iter_mut().enumerate() {
             let number = port["port"].as_u64().unwrap_or(0);
-            let known = port["nodePort"].as_u64().and_then(|it| u16::try_from(it).ok()).filter(|it| *it > 0);
+            let known = port["nodePort"]
+                .as_u64()
+                .and_then(|it| u16::try_from(it).ok())
+                .filter(|it| *it > 0);
             let known = match known {
                 Some(known) => Some(known),
                 None if wants => match by_port.get(&number) {
@@ -522,8 +566,16 @@ fn carry_over(old: &Value, new: &mut Value) {
     let (needed, needs) = (needs_ports(was), needs_ports(is));
     let same_entry = |a: &Value, b: &Value| a["port"] == b["port"] && a["protocol"] == b["protocol"];
     let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        let before = old_ports.iter().find(|it| same_entry(it, port)).and_then(|it| it["nodePort"].as_u64());
+    for port in spec
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        let before = old_ports
+            .iter()
+            .find(|it| same_entry(it, port))
+            .and_then(|it| it["nodePort"].as_u64());
         let own = port["nodePort"].as_u64().filter(|it| *it > 0);
         match (own, before) {
             (None, Some(before)) if needed && needs => port["nodePort"] = json!(before),
@@ -538,7 +590,10 @@ fn carry_over(old: &Value, new: &mut Value) {
     let policy = spec.get("externalTrafficPolicy").and_then(Value::as_str);
     let is = checked(spec.get("type").and_then(Value::as_str), policy);
     let before = &old["spec"]["healthCheckNodePort"];
-    let own = spec.get("healthCheckNodePort").and_then(Value::as_u64).filter(|it| *it > 0);
+    let own = spec
+        .get("healthCheckNodePort")
+        .and_then(Value::as_u64)
+        .filter(|it| *it > 0);
     if was && is && own.is_none() && !before.is_null() {
         spec.insert("healthCheckNodePort".to_owned(), before.clone());
     } else if was && !is && spec.get("healthCheckNodePort") == Some(before) {
@@ -612,7 +667,10 @@ mod tests {
     use fairlead_schema::Registry;
 
     fn services() -> Services {
-        Services::new(vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()], (30000, 32767))
+        Services::new(
+            vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+            (30000, 32767),
+        )
     }
 
     fn service(name: &str, spec: Value) -> Value {
@@ -629,7 +687,12 @@ mod tests {
     #[test]
     fn a_plain_service_gets_one_address_of_the_default_family() {
         let services = services();
-        let made = allocate(&services, None, service("a", json!({ "type": "ClusterIP", "selector": { "a": "b" } }))).unwrap();
+        let made = allocate(
+            &services,
+            None,
+            service("a", json!({ "type": "ClusterIP", "selector": { "a": "b" } })),
+        )
+        .unwrap();
         let address: IpAddr = made["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
         assert!(services.ranges[0].contains(&address));
         assert_eq!(made["spec"]["clusterIPs"], json!([address.to_string()]));
@@ -640,12 +703,22 @@ mod tests {
     #[test]
     fn families_headless_and_external_names() {
         let services = services();
-        let dual = allocate(&services, None, service("d", json!({ "ipFamilyPolicy": "PreferDualStack" }))).unwrap();
+        let dual = allocate(
+            &services,
+            None,
+            service("d", json!({ "ipFamilyPolicy": "PreferDualStack" })),
+        )
+        .unwrap();
         assert_eq!(dual["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
         assert_eq!(dual["spec"]["clusterIPs"].as_array().unwrap().len(), 2);
         let six = allocate(&services, None, service("s", json!({ "ipFamilies": ["IPv6"] }))).unwrap();
         assert!(six["spec"]["clusterIP"].as_str().unwrap().starts_with("fd00:96::"));
-        let headless = allocate(&services, None, service("h", json!({ "clusterIP": "None", "selector": { "a": "b" } }))).unwrap();
+        let headless = allocate(
+            &services,
+            None,
+            service("h", json!({ "clusterIP": "None", "selector": { "a": "b" } })),
+        )
+        .unwrap();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
         let external = allocate(&services, None, service("e", json!({ "type": "ExternalName" }))).unwrap();
         assert!(external["spec"].get("clusterIP").is_none());
@@ -654,15 +727,25 @@ mod tests {
     #[test]
     fn what_is_taken_or_out_of_range_is_refused_by_name() {
         let services = services();
-        let fixed = json!({ "clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] });
+        let fixed =
+            json!({ "clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] });
         allocate(&services, None, service("a", fixed.clone())).unwrap();
         let twice = allocate(&services, None, service("b", fixed)).unwrap_err();
-        assert!(twice.message.contains("failed to allocate IP 10.96.0.10: provided IP is already allocated"), "{twice}");
+        assert!(
+            twice
+                .message
+                .contains("failed to allocate IP 10.96.0.10: provided IP is already allocated"),
+            "{twice}"
+        );
         let spec = json!({ "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] });
         let port = allocate(&services, None, service("b", spec)).unwrap_err();
         assert_eq!(port.details.causes[0].field, "spec.ports[0].nodePort");
         assert!(port.message.contains("provided port is already allocated"), "{port}");
-        for spec in [json!({ "clusterIP": "10.97.0.1" }), json!({ "clusterIP": "10.96.0.0" }), json!({ "clusterIP": "10.96.255.255" })] {
+        for spec in [
+            json!({ "clusterIP": "10.97.0.1" }),
+            json!({ "clusterIP": "10.96.0.0" }),
+            json!({ "clusterIP": "10.96.255.255" }),
+        ] {
             let outside = allocate(&services, None, service("c", spec)).unwrap_err();
             assert!(outside.message.contains("not in the valid range"), "{outside}");
         }
@@ -673,7 +756,8 @@ mod tests {
     #[test]
     fn what_is_not_stored_is_given_back_and_what_is_released_can_be_taken() {
         let services = services();
-        let spec = json!({ "clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] });
+        let spec =
+            json!({ "clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] });
         let registry = Registry::builtin();
         let resource = registry.resource("", "v1", "services").unwrap();
         let mut new = service("a", spec.clone());
@@ -686,11 +770,22 @@ mod tests {
     #[test]
     fn updates_keep_what_they_do_not_mention() {
         let services = services();
-        let ports = json!([{ "name": "a", "port": 80, "protocol": "TCP" }, { "name": "b", "port": 80, "protocol": "UDP" }]);
-        let old = allocate(&services, None, service("a", json!({ "type": "NodePort", "ports": ports }))).unwrap();
+        let ports =
+            json!([{ "name": "a", "port": 80, "protocol": "TCP" }, { "name": "b", "port": 80, "protocol": "UDP" }]);
+        let old = allocate(
+            &services,
+            None,
+            service("a", json!({ "type": "NodePort", "ports": ports })),
+        )
+        .unwrap();
         let port = old["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
         assert_eq!(old["spec"]["ports"][1]["nodePort"], json!(port));
-        let new = allocate(&services, Some(&old), service("a", json!({ "type": "NodePort", "ports": ports }))).unwrap();
+        let new = allocate(
+            &services,
+            Some(&old),
+            service("a", json!({ "type": "NodePort", "ports": ports })),
+        )
+        .unwrap();
         assert_eq!(new["spec"], old["spec"]);
         let mut smaller = old.clone();
         smaller["spec"]["type"] = json!("ClusterIP");
@@ -712,8 +807,14 @@ mod tests {
     #[test]
     fn the_start_finds_double_claims() {
         let services = services();
-        let a = service("a", json!({ "clusterIPs": ["10.96.0.10"], "ports": [{ "port": 1, "nodePort": 30001 }] }));
-        let b = service("b", json!({ "clusterIPs": ["10.96.0.10"], "ports": [{ "port": 1, "nodePort": 30001 }] }));
+        let a = service(
+            "a",
+            json!({ "clusterIPs": ["10.96.0.10"], "ports": [{ "port": 1, "nodePort": 30001 }] }),
+        );
+        let b = service(
+            "b",
+            json!({ "clusterIPs": ["10.96.0.10"], "ports": [{ "port": 1, "nodePort": 30001 }] }),
+        );
         let c = service("c", json!({ "clusterIPs": ["192.0.2.1"] }));
         assert_eq!(services.load([&a, &b, &c]).len(), 3);
         assert_eq!(services.load([&a]).len(), 0);
@@ -733,6 +834,11 @@ mod tests {
             allocate(&services, None, service(&format!("p{n}"), spec)).unwrap();
         }
         let spec = json!({ "type": "NodePort", "clusterIP": "None", "ports": [{ "port": 80 }] });
-        assert!(allocate(&services, None, service("y", spec)).unwrap_err().message.contains("range is full"));
+        assert!(
+            allocate(&services, None, service("y", spec))
+                .unwrap_err()
+                .message
+                .contains("range is full")
+        );
     }
 }

@@ -370,7 +370,7 @@ impl<'a> Typed<'a> {
         if paths.has(element) {
             return None;
         }
-        let Some(below) = paths.below(&element) else {
+        let Some(below) = paths.below(element) else {
             return Some(value.clone());
         };
         let nothing = FieldSet::default();

@@ -14,7 +14,7 @@ use tokio_rustls::{TlsConnector, rustls};
 
 /// How this server shows itself to kubelets, and which it believes.
 #[derive(Clone)]
-pub struct KubeletTls(pub Arc<rustls::ClientConfig>);
+pub(crate) struct KubeletTls(pub(crate) Arc<rustls::ClientConfig>);
 
 impl std::fmt::Debug for KubeletTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,7 +32,10 @@ pub(super) async fn connect(target: &Target, tls: &KubeletTls) -> io::Result<Sen
     if !target.tls {
         return start(socket).await;
     }
-    let host = target.authority.rsplit_once(':').map_or(target.authority.as_str(), |(host, _)| host);
+    let host = target
+        .authority
+        .rsplit_once(':')
+        .map_or(target.authority.as_str(), |(host, _)| host);
     let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = rustls::pki_types::ServerName::try_from(name).map_err(io::Error::other)?;
     start(TlsConnector::from(Arc::clone(&tls.0)).connect(name, socket).await?).await

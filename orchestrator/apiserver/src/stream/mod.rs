@@ -11,7 +11,7 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-pub use connect::KubeletTls;
+pub(crate) use connect::KubeletTls;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -38,7 +38,9 @@ const NOT_FORWARDED: [HeaderName; 9] = [
 pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<Body>> {
     let target = target::find(call)?;
     let upgrade = upgrade_of(&call.headers);
-    let mut request = Request::builder().method(call.method.clone()).uri(&target.path_and_query);
+    let mut request = Request::builder()
+        .method(call.method.clone())
+        .uri(&target.path_and_query);
     if let Some(headers) = request.headers_mut() {
         copy_headers(&call.headers, headers);
         if let Some(protocol) = &upgrade {
@@ -46,7 +48,10 @@ pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<B
             headers.insert(header::UPGRADE, protocol.clone());
         }
     }
-    let request = request.header(header::HOST, &target.authority).body(Full::new(bytes)).map_err(Status::internal)?;
+    let request = request
+        .header(header::HOST, &target.authority)
+        .body(Full::new(bytes))
+        .map_err(Status::internal)?;
     let unreachable = |error: &dyn std::fmt::Display| {
         Status::new(
             StatusCode::BAD_GATEWAY,
@@ -67,7 +72,11 @@ pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<B
         Err(_) => return Err(unreachable(&"no answer within 30 s")),
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let client = call.on_upgrade.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let client = call
+            .on_upgrade
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
         let Some(client) = client else {
             return Err(Status::bad_request("this connection cannot be upgraded: use http/1.1"));
         };
@@ -88,8 +97,13 @@ pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<B
 
 /// The protocol that the client wants to change to.
 fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
-    let connection = headers.get_all(header::CONNECTION).iter().filter_map(|it| it.to_str().ok());
-    let asks = connection.flat_map(|it| it.split(',')).any(|it| it.trim().eq_ignore_ascii_case("upgrade"));
+    let connection = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|it| it.to_str().ok());
+    let asks = connection
+        .flat_map(|it| it.split(','))
+        .any(|it| it.trim().eq_ignore_ascii_case("upgrade"));
     headers.get(header::UPGRADE).filter(|_| asks).cloned()
 }
 

@@ -40,7 +40,11 @@ pub(super) fn find(call: &Call) -> Result<Target> {
 }
 
 fn with_query(path: String, query: &str) -> String {
-    if query.is_empty() { path } else { format!("{path}?{query}") }
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{query}")
+    }
 }
 
 /// `[scheme:]name[:port]`, as the API writes what a proxy request is for.
@@ -73,9 +77,19 @@ fn pod_proxy(call: &Call) -> Result<Target> {
     if address.is_empty() {
         return Err(Status::unavailable(format!("pod {name} has no address yet")));
     }
-    let first = || pod["spec"]["containers"].as_array().into_iter().flatten().find_map(|it| it["ports"][0]["containerPort"].as_u64());
+    let first = || {
+        pod["spec"]["containers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find_map(|it| it["ports"][0]["containerPort"].as_u64())
+    };
     let (tls, port) = match port {
-        Some((tls, port)) => (tls, port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?),
+        Some((tls, port)) => (
+            tls,
+            port.parse()
+                .map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
+        ),
         None => (false, first().unwrap_or(80)),
     };
     Ok(Target {
@@ -92,17 +106,30 @@ fn service_proxy(call: &Call) -> Result<Target> {
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let (tls, wanted) = port.unwrap_or((false, String::new()));
     let chosen = ports.iter().find(|it| {
-        wanted.is_empty() && ports.len() == 1 || it["name"] == *wanted || it["port"].as_u64().is_some_and(|it| it.to_string() == wanted)
+        wanted.is_empty() && ports.len() == 1
+            || it["name"] == *wanted
+            || it["port"].as_u64().is_some_and(|it| it.to_string() == wanted)
     });
-    let chosen = chosen.ok_or_else(|| Status::unavailable(format!("no service port {wanted:?} found for service {name:?}")))?;
+    let chosen =
+        chosen.ok_or_else(|| Status::unavailable(format!("no service port {wanted:?} found for service {name:?}")))?;
     let port_name = chosen["name"].as_str().unwrap_or_default();
-    let slices = call.server.list("discovery.k8s.io/endpointslices", Some(&call.info.namespace));
-    let slices = slices.iter().filter(|it| it["metadata"]["labels"]["kubernetes.io/service-name"] == *name);
+    let slices = call
+        .server
+        .list("discovery.k8s.io/endpointslices", Some(&call.info.namespace));
+    let slices = slices
+        .iter()
+        .filter(|it| it["metadata"]["labels"]["kubernetes.io/service-name"] == *name);
     let mut endpoints = Vec::new();
     for slice in slices {
         let ports = slice["ports"].as_array().into_iter().flatten();
-        let port = ports.filter(|it| it["name"].as_str().unwrap_or_default() == port_name).find_map(|it| it["port"].as_u64());
-        let ready = slice["endpoints"].as_array().into_iter().flatten().filter(|it| it["conditions"]["ready"] != false);
+        let port = ports
+            .filter(|it| it["name"].as_str().unwrap_or_default() == port_name)
+            .find_map(|it| it["port"].as_u64());
+        let ready = slice["endpoints"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|it| it["conditions"]["ready"] != false);
         for address in ready.filter_map(|it| it["addresses"][0].as_str()) {
             endpoints.extend(port.map(|port| authority(address, port)));
         }
@@ -125,7 +152,9 @@ fn kubelet(server: &ApiServer, node: &str, path_and_query: String) -> Result<Tar
         one["address"].as_str()
     });
     let address = address.ok_or_else(|| Status::unavailable(format!("node {node:?} has no address")))?;
-    let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap_or(KUBELET_PORT);
+    let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+        .as_u64()
+        .unwrap_or(KUBELET_PORT);
     Ok(Target {
         authority: authority(address, port),
         path_and_query,
@@ -137,7 +166,11 @@ fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Target> {
     let pod = stored(call, &call.info.name)?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
-    let given = |wanted: &str| parameters(&call.query).find(|(it, _)| it == wanted).map(|(_, value)| value.into_owned());
+    let given = |wanted: &str| {
+        parameters(&call.query)
+            .find(|(it, _)| it == wanted)
+            .map(|(_, value)| value.into_owned())
+    };
     let mut query = Serializer::new(String::new());
     let path = match subresource {
         "portforward" => {
@@ -166,7 +199,12 @@ fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Target> {
         _ => {
             let container = container(&pod, given("container"), name)?;
             // The kubelet has its own names for these. Source: k8s.io/kubelet's remotecommand parameters.
-            const NAMES: [(&str, &str); 4] = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+            const NAMES: [(&str, &str); 4] = [
+                ("stdin", "input"),
+                ("stdout", "output"),
+                ("stderr", "error"),
+                ("tty", "tty"),
+            ];
             for (key, value) in parameters(&call.query) {
                 match NAMES.iter().find(|(it, _)| *it == key) {
                     Some((_, kubelet)) if matches!(&*value, "true" | "1") => drop(query.append_pair(kubelet, "1")),
@@ -187,16 +225,23 @@ fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Target> {
 fn container(pod: &Value, asked: Option<String>, name: &str) -> Result<String> {
     let all = |list: &str| -> Vec<String> {
         let containers = pod["spec"][list].as_array().into_iter().flatten();
-        containers.filter_map(|it| it["name"].as_str().map(str::to_owned)).collect()
+        containers
+            .filter_map(|it| it["name"].as_str().map(str::to_owned))
+            .collect()
     };
     let (main, init, ephemeral) = (all("containers"), all("initContainers"), all("ephemeralContainers"));
     match asked.filter(|it| !it.is_empty()) {
         Some(asked) if main.contains(&asked) || init.contains(&asked) || ephemeral.contains(&asked) => Ok(asked),
-        Some(asked) => Err(Status::bad_request(format!("container {asked} is not valid for pod {name}"))),
+        Some(asked) => Err(Status::bad_request(format!(
+            "container {asked} is not valid for pod {name}"
+        ))),
         None => match (main.as_slice(), init.is_empty()) {
             ([one], _) => Ok(one.clone()),
             (several, no_init) => {
-                let mut text = format!("a container name must be specified for pod {name}, choose one of: [{}]", several.join(" "));
+                let mut text = format!(
+                    "a container name must be specified for pod {name}, choose one of: [{}]",
+                    several.join(" ")
+                );
                 if !no_init {
                     text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
                 }
@@ -224,7 +269,10 @@ mod tests {
         assert_eq!(container(&pod(&["a"]), None, "p").unwrap(), "a");
         assert_eq!(container(&pod(&["a", "b"]), Some("b".to_owned()), "p").unwrap(), "b");
         let several = container(&pod(&["a", "b"]), None, "p").unwrap_err();
-        assert_eq!(several.message, "a container name must be specified for pod p, choose one of: [a b]");
+        assert_eq!(
+            several.message,
+            "a container name must be specified for pod p, choose one of: [a b]"
+        );
         let unknown = container(&pod(&["a"]), Some("z".to_owned()), "p").unwrap_err();
         assert_eq!(unknown.message, "container z is not valid for pod p");
     }

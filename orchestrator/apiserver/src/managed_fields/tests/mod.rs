@@ -5,6 +5,7 @@
 )]
 
 mod apply;
+mod builtin;
 mod hostile;
 mod properties;
 mod subresources;
