@@ -1,8 +1,11 @@
 //! Set-up, build, test, demo and benchmark of this repository: `cargo xtask help`.
 
+mod apt;
 mod bpf;
 mod dependencies;
 mod generate;
+mod kubectl;
+mod kubectl_setup;
 mod programs;
 mod progress;
 mod rust_src;
@@ -32,11 +35,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what building and running need: packages, `rust-src`, bpf-linker
+    /// Install what building, running and testing need: packages, `rust-src`, bpf-linker, kubectl
     ///
     /// Says in one line per step what is there and what it installs; the second run installs nothing. Distribution
     /// packages need root, and only when one is missing. The standard library's sources come from rustup, else from
-    /// the distribution's package of exactly this rustc, which is unpacked and never installed.
+    /// the distribution's package of exactly this rustc, which is unpacked and never installed. So is kubectl, in two versions; tests of the API server run it.
     Setup,
     /// Build the agent with its BPF programs: target/release/fairlead
     Build {
