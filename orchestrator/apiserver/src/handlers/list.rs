@@ -56,7 +56,8 @@ impl Filter {
     pub(crate) fn read(call: &Call, options: &ListOptions) -> Result<Self> {
         let fields = FieldSelector::parse(&options.field_selector, &call.resource)?;
         Ok(Self {
-            namespace: (call.resource.scope == Scope::Namespaced && !call.info.namespace.is_empty()).then(|| call.info.namespace.clone()),
+            namespace: (call.resource.scope == Scope::Namespaced && !call.info.namespace.is_empty())
+                .then(|| call.info.namespace.clone()),
             // A path of the form watch/…/NAME.
             name: (!call.info.name.is_empty() && fields.exact_name().is_none()).then(|| call.info.name.clone()),
             labels: LabelSelector::parse(&options.label_selector)?,

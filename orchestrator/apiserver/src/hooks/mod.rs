@@ -54,7 +54,7 @@ pub(crate) fn prepare_create(call: &Call, new: &mut Value) -> Result<()> {
             "namespace" => namespaces::prepare_create(new),
             "job" => jobs::prepare_create(new),
             "csr" => certificates::prepare_create(call, new),
-            "persistentvolume" | "persistentvolumeclaim" => volumes::prepare_create(new),
+            "persistent-volume" | "persistent-volume-claim" => volumes::prepare_create(new),
             _ => {}
         }
     }
@@ -68,6 +68,7 @@ pub(crate) fn prepare_update(call: &Call, old: &Value, new: &mut Value, part: Pa
             "pod" => pods::prepare_update(old, new, part),
             "namespace" => namespaces::prepare_update(old, new, part),
             "csr" => certificates::prepare_update(old, new, part),
+            "service" if part == Part::Main => services::carry_over(old, new),
             _ => {}
         }
     }

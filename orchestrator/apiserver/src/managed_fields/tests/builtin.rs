@@ -24,7 +24,11 @@ static KINDS: LazyLock<Vec<(String, String, TypeId)>> = LazyLock::new(|| {
         {
             for kind in &object.group_version_kinds {
                 let slash = if kind.group.is_empty() { "" } else { "/" };
-                kinds.push((format!("{}{slash}{}", kind.group, kind.version), kind.kind.to_string(), id));
+                kinds.push((
+                    format!("{}{slash}{}", kind.group, kind.version),
+                    kind.kind.to_string(),
+                    id,
+                ));
             }
         }
     }
@@ -43,7 +47,15 @@ impl Choices {
     /// A value of a type. One in 64 is something else where `wild`.
     fn value(&mut self, ty: TypeId, depth: usize, wild: bool) -> Value {
         if wild && self.pick(64) == 63 {
-            let odd = [json!(null), json!("x"), json!(-1), json!(true), json!([null]), json!({"name": {}}), json!([])];
+            let odd = [
+                json!(null),
+                json!("x"),
+                json!(-1),
+                json!(true),
+                json!([null]),
+                json!({"name": {}}),
+                json!([]),
+            ];
             return odd[self.pick(odd.len())].clone();
         }
         match TYPES.get(ty) {
@@ -55,7 +67,9 @@ impl Choices {
             },
             Type::Map { value, .. } => {
                 let count = if depth == 0 { 0 } else { self.pick(3) };
-                (0..count).map(|at| (["x", "y", "z"][at], self.value(*value, depth - 1, wild))).collect()
+                (0..count)
+                    .map(|at| (["x", "y", "z"][at], self.value(*value, depth - 1, wild)))
+                    .collect()
             }
             Type::List { item: item_ty, kind } => {
                 let count = if depth == 0 { 0 } else { self.pick(4) };
@@ -108,7 +122,10 @@ impl Choices {
 
 fn without_entries(object: &Value) -> Value {
     let mut object = object.clone();
-    object.get_mut("metadata").and_then(Value::as_object_mut).map(|metadata| metadata.remove("managedFields"));
+    object
+        .get_mut("metadata")
+        .and_then(Value::as_object_mut)
+        .map(|metadata| metadata.remove("managedFields"));
     object
 }
 
