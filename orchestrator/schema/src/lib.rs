@@ -3,7 +3,6 @@
 
 mod builtin;
 pub mod columns;
-pub mod convert;
 pub mod defaults;
 pub mod docs;
 pub mod jsonpath;

@@ -4,8 +4,9 @@ use fairlead_schema::{
     Registry, Resource,
     openapi::{Document, OpenApi},
 };
+use flate2::read::GzDecoder;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::BTreeSet, fs, io::Read as _, sync::Arc};
 
 fn none(_: &Resource) -> Option<Value> {
     None
@@ -152,4 +153,123 @@ fn custom_resources_bring_their_schema() {
     // A property that is called `not` is no keyword; what version 2 lacks is gone.
     assert_eq!(properties["not"], json!({"x-kubernetes-int-or-string": true}));
     assert_eq!(properties["size"], json!({"description": "How big."}));
+}
+
+/// Documents that upstream published, from version 1.26 or so: what they have, ours must have too. Ours have more (types
+/// and fields that are newer), which is no difference; each other one is a line of the golden file and explained there.
+#[test]
+fn upstreams_documents_differ_only_where_we_know() {
+    let registry = Registry::builtin();
+    let mut text = String::new();
+    let packed: &[u8] = include_bytes!("data/openapi.jsonl.gz");
+    GzDecoder::new(packed).read_to_string(&mut text).unwrap();
+    let mut differences = BTreeSet::new();
+    for line in text.lines() {
+        let theirs: Value = serde_json::from_str(line).unwrap();
+        let name = theirs["document"].as_str().unwrap();
+        let (group, version) = match *name.split('/').collect::<Vec<_>>() {
+            ["api", version] => ("", version),
+            ["apis", group, version] => (group, version),
+            _ => panic!("{name}"),
+        };
+        let Some(ours) = OpenApi::default().group_version(&registry, group, version, &none) else {
+            differences.insert(format!("{name}: not served"));
+            continue;
+        };
+        let ours = read(&ours);
+        for path in theirs["paths"].as_array().unwrap().iter().filter_map(Value::as_str) {
+            if ours["paths"][path].is_null() && !path.contains("/watch/") {
+                differences.insert(format!("path {path}"));
+            }
+        }
+        for (name, schema) in theirs["schemas"].as_object().unwrap() {
+            let name = name.strip_prefix("io.k8s.").unwrap();
+            let found = &ours["components"]["schemas"][format!("io.k8s.{name}")];
+            if found.is_null() {
+                differences.insert(format!("type {name}"));
+            } else {
+                compare(name, schema, found, &mut differences);
+            }
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/openapi.txt");
+    let golden = fs::read_to_string(path).unwrap_or_default();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let comments = golden.lines().filter(|line| line.starts_with('#')).map(str::to_owned);
+        let lines: Vec<String> = comments.chain(differences).collect();
+        fs::write(path, lines.join("\n") + "\n").unwrap();
+        return;
+    }
+    let known: BTreeSet<String> = golden
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    let new: Vec<&String> = differences.difference(&known).collect();
+    let gone: Vec<&String> = known.difference(&differences).collect();
+    assert!(new.is_empty() && gone.is_empty(), "new: {new:#?}\ngone: {gone:#?}");
+}
+
+fn compare(path: &str, theirs: &Value, ours: &Value, differences: &mut BTreeSet<String>) {
+    let (theirs, ours) = (flat(theirs), flat(ours));
+    for key in ["type", "format", "$ref", "oneOf"] {
+        if theirs[key] != ours[key] {
+            differences.insert(format!("{path}: {key} is {}, theirs {}", ours[key], theirs[key]));
+        }
+    }
+    // Theirs name kinds of meta/v1 in every group and version, ours once.
+    let kinds = |schema: &Value| {
+        schema["x-kubernetes-group-version-kind"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    };
+    let all = kinds(&theirs);
+    let known = |kind: &Value| all.contains(kind);
+    if kinds(&ours).is_empty() != all.is_empty() || !kinds(&ours).iter().all(known) {
+        differences.insert(format!("{path}: kinds are {:?}, theirs {all:?}", kinds(&ours)));
+    }
+    // That version had few list types; where it has one, it must be ours.
+    for (key, value) in theirs.as_object().unwrap() {
+        let extension = key.starts_with("x-kubernetes-") && key != "x-kubernetes-group-version-kind";
+        if extension && value != &ours[key] {
+            differences.insert(format!("{path}: {key} is {}, theirs {value}", ours[key]));
+        }
+    }
+    let required = |schema: &Value| -> BTreeSet<String> {
+        let names = schema["required"].as_array().into_iter().flatten();
+        names.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    for name in required(&theirs).symmetric_difference(&required(&ours)) {
+        if !theirs["properties"][name].is_null() {
+            let whose = if required(&ours).contains(name) {
+                "ours"
+            } else {
+                "theirs"
+            };
+            differences.insert(format!("{path}: {name} is required in {whose} only"));
+        }
+    }
+    for inner in ["items", "additionalProperties"] {
+        if theirs[inner].is_object() {
+            compare(&format!("{path}[]"), &theirs[inner], &ours[inner], differences);
+        }
+    }
+    for (name, schema) in theirs["properties"].as_object().into_iter().flatten() {
+        let found = &ours["properties"][name];
+        if found.is_null() {
+            differences.insert(format!("field {path}.{name}"));
+        } else {
+            compare(&format!("{path}.{name}"), schema, found, differences);
+        }
+    }
+}
+
+/// `allOf` with one reference says the reference.
+fn flat(schema: &Value) -> Value {
+    let mut flat = if schema.is_object() { schema.clone() } else { json!({}) };
+    if let Some([Value::Object(only)]) = schema["allOf"].as_array().map(Vec::as_slice) {
+        flat.as_object_mut().unwrap().extend(only.clone());
+    }
+    flat
 }

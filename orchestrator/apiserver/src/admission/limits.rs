@@ -211,16 +211,21 @@ pub(super) fn add(total: &mut Amounts, more: &Amounts) {
 
 /// Defaults for containers that do not say, and the annotation that tells which.
 fn fill_in(pod: &mut Value, range: &Value) {
-    let (mut limits, mut requests) = (BTreeMap::new(), BTreeMap::new());
+    let (mut limits, mut requests): (BTreeMap<String, String>, BTreeMap<String, String>) = Default::default();
     for limit in items(range, "/spec/limits")
         .iter()
         .filter(|it| text(it, "/type") == "Container")
     {
-        let own = |it: &mut BTreeMap<String, String>, pointer| {
-            it.extend(pairs(limit, pointer).map(|(name, amount)| (name.to_owned(), amount.to_owned())));
-        };
-        own(&mut limits, "/default");
-        own(&mut requests, "/defaultRequest");
+        let own = |pointer| pairs(limit, pointer).map(|(name, amount)| (name.to_owned(), amount.to_owned()));
+        // What a range does not say follows from what it does: the most is the default, the default is asked for, and at
+        // least the least.
+        let mut default: BTreeMap<String, String> = own("/max").collect();
+        default.extend(own("/default"));
+        let mut request: BTreeMap<String, String> = own("/min").collect();
+        request.extend(default.clone());
+        request.extend(own("/defaultRequest"));
+        limits.extend(default);
+        requests.extend(request);
     }
     let mut told = Vec::new();
     for (list, word) in [("containers", "container"), ("initContainers", "init container")] {
@@ -291,7 +296,7 @@ mod tests {
         let containers = &pod["spec"]["containers"];
         assert_eq!(
             containers[0]["resources"],
-            json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "1", "memory": "1Gi"}})
+            json!({"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}})
         );
         assert_eq!(
             containers[1]["resources"]["limits"],
@@ -299,8 +304,8 @@ mod tests {
         );
         assert_eq!(
             annotation(&pod),
-            "LimitRanger plugin set: cpu request for container a; cpu, memory limit for container a; cpu request for \
-             container b; memory limit for container b"
+            "LimitRanger plugin set: cpu, memory request for container a; cpu, memory limit for container a; cpu, memory \
+             request for container b; memory limit for container b"
         );
     }
 
@@ -317,10 +322,11 @@ mod tests {
         };
         for (limits, containers, message) in [
             (bounds("Container", "min", "1"), json!([one("1", "")]), ""),
+            (bounds("Container", "min", "1"), json!([one("", "")]), ""),
             (
-                bounds("Container", "min", "1"),
+                bounds("Pod", "min", "1"),
                 json!([one("", "")]),
-                "minimum cpu usage per Container is 1.  No request is specified",
+                "minimum cpu usage per Pod is 1.  No request is specified",
             ),
             (
                 bounds("Container", "min", "1"),
@@ -333,10 +339,11 @@ mod tests {
                 json!([one("", "2")]),
                 "maximum cpu usage per Container is 1, but limit is 2",
             ),
+            (bounds("Container", "max", "1"), json!([one("", "")]), ""),
             (
-                bounds("Container", "max", "1"),
+                bounds("Pod", "max", "1"),
                 json!([one("", "")]),
-                "maximum cpu usage per Container is 1.  No limit is specified",
+                "maximum cpu usage per Pod is 1.  No limit is specified",
             ),
             (
                 bounds("Pod", "max", "1"),

@@ -94,7 +94,11 @@ fn try_apply(
     let previous = managers.remove(&manager);
     let merged = typed.merge(Some(live), Some(config)).unwrap_or(Value::Null);
     let new = match &previous {
-        Some(previous) if !previous.fields.is_empty() => prune(typed, merged, &previous.fields, &fields, &managers),
+        Some(previous) if !previous.fields.is_empty() => {
+            // Empty lists too: nobody owns them, and yet they were applied.
+            let applied = filter(write.tracked, &typed.parts(config));
+            prune(typed, merged, &previous.fields, &applied, &managers)
+        }
         _ => merged,
     };
     let changes = filtered(write.tracked, &Comparison::of(typed, live, &new));

@@ -128,13 +128,16 @@ fn profile() -> Profile {
     )
 }
 
-/// Shakes hands in memory. The server's view of the client's certificate, and the protocol that was agreed on.
+/// The server's view of the client's certificate, and the protocol that was agreed on.
+type Shaken = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// Shakes hands in memory.
 fn handshake(
     server: Arc<ServerConfig>,
     authority: &Authority,
     client: Option<&Identity>,
     host: &str,
-) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), String> {
+) -> Result<Shaken, String> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

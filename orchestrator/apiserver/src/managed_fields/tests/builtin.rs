@@ -59,11 +59,11 @@ impl Choices {
             return odd[self.pick(odd.len())].clone();
         }
         match TYPES.get(ty) {
-            Type::Any => json!({"x": ["a", "b"][self.pick(2)]}),
+            Type::Any => json!({"x": self.pick(2)}),
             Type::Scalar(scalar) => match scalar {
                 Scalar::Int32 | Scalar::Int64 | Scalar::Double => json!(self.pick(3)),
                 Scalar::Boolean => json!(self.pick(2) == 1),
-                _ => json!(["a", "b", "c"][self.pick(3)]),
+                _ => Value::from(["a", "b", "c"][self.pick(3)]),
             },
             Type::Map { value, .. } => {
                 let count = if depth == 0 { 0 } else { self.pick(3) };
@@ -76,7 +76,10 @@ impl Choices {
                 let mut items: Vec<Value> = (0..count).map(|_| self.value(*item_ty, depth - 1, wild)).collect();
                 if let (ListKind::Map { keys }, false) = (kind, wild) {
                     for item in &mut items {
-                        for key in keys.iter().filter(|key| item.get(&***key).is_none()) {
+                        for key in keys {
+                            if item.get(&**key).is_some() {
+                                continue;
+                            }
                             let ty = TYPES.field(*item_ty, key).map(|field| field.ty);
                             item[&**key] = ty.map_or(Value::Null, |ty| self.value(ty, 0, false));
                         }
@@ -120,12 +123,17 @@ impl Choices {
     }
 }
 
+/// Without metadata that only was there for the entries.
 fn without_entries(object: &Value) -> Value {
     let mut object = object.clone();
-    object
-        .get_mut("metadata")
-        .and_then(Value::as_object_mut)
-        .map(|metadata| metadata.remove("managedFields"));
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        metadata.remove("managedFields");
+        if metadata.is_empty()
+            && let Some(object) = object.as_object_mut()
+        {
+            object.remove("metadata");
+        }
+    }
     object
 }
 
@@ -156,6 +164,11 @@ proptest! {
             prop_assert!(wild || applied.is_ok(), "{applied:?}");
             let Ok(applied) = applied else { continue };
             prop_assert_eq!(check(&applied), Ok(()));
+            // What owns nothing, as `status: {conditions: []}`, leaves an object that nobody tracks.
+            if managed_fields(&applied).is_none() {
+                live = applied;
+                continue;
+            }
             let mut again = apply(&write("a", at + 10), false, Some(&applied), config).unwrap();
             prop_assert!(wild || again == applied, "{again} {applied}");
             keep_times(&applied, &mut again);
@@ -167,7 +180,8 @@ proptest! {
             let mut next = merge_patch(&applied, &objects[0]).unwrap();
             update(&write("u", at + 30), Some(&applied), &mut next);
             prop_assert_eq!(check(&next), Ok(()));
-            prop_assert!(same(&without_entries(&next), &merge_patch(&without_entries(&applied), &objects[0]).unwrap()));
+            let merged = merge_patch(&without_entries(&applied), &objects[0]).unwrap();
+            prop_assert!(same(&without_entries(&next), &without_entries(&merged)), "{next} {merged}");
             if let Ok(mut patched) = strategic_merge_patch(&TYPES, kind.2, &applied, &objects[0]) {
                 update(&write("p", at + 40), Some(&applied), &mut patched);
                 prop_assert!(managed_fields(&patched).is_none() || check(&patched).is_ok());
