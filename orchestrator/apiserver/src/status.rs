@@ -303,7 +303,7 @@ impl Details {
             let causes = self.causes.iter().map(|cause| {
                 let mut one = json!({});
                 for (key, text) in [
-                    ("reason", &cause.reason),
+                    ("reason", cause.reason),
                     ("message", cause.message.as_str()),
                     ("field", cause.field.as_str()),
                 ] {
