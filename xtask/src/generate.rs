@@ -3,8 +3,10 @@
 
 mod compare;
 mod fetch;
+mod fixtures;
 mod golang;
 mod protobuf;
+mod published;
 mod resolve;
 
 use crate::{progress::Progress, workspace::Workspace};
@@ -15,6 +17,12 @@ use std::{fs, path::Path};
 /// The generated file, below the repository's root.
 const TYPES: &str = "orchestrator/schema/data/1.36/types.json";
 
+/// The fixtures of the tests, below the repository's root.
+const FIXTURES: &str = "orchestrator/schema/tests/data/fixtures.jsonl.gz";
+
+/// Upstream's OpenAPI documents for the tests, below the repository's root.
+const PUBLISHED: &str = "orchestrator/schema/tests/data/openapi.jsonl.gz";
+
 /// Writes the generated files; with `check`, says whether they are what would be written.
 ///
 /// # Errors
@@ -23,16 +31,31 @@ const TYPES: &str = "orchestrator/schema/data/1.36/types.json";
 pub(crate) fn run(workspace: &Workspace, progress: &Progress, check: bool) -> Result<()> {
     let sources = fetch::sources(progress)?;
     let step = progress.begin("reading types");
-    let published = published(&sources.schemas)?;
+    let schemas = definitions(&sources.schemas)?;
     let packages = golang::Packages::new(&sources.go);
-    let types = resolve::run(packages, &published)?;
-    compare::run(&types, &published)?;
+    let types = resolve::run(packages, &schemas)?;
+    compare::run(&types, &schemas)?;
     step.done();
-    write(&workspace.root.join(TYPES), &render(&types), check, progress)
+    let path = workspace.root.join(TYPES);
+    let old = fs::read_to_string(&path).unwrap_or_default();
+    update(&path, &old, &render(&types), check, progress, |path, text| {
+        let dir = path.parent().context("no parent")?;
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        fs::write(path, text).with_context(|| path.display().to_string())
+    })?;
+    let packed = [
+        (FIXTURES, fixtures::collect(&sources.go, &types)?),
+        (PUBLISHED, published::collect(&sources.go)?),
+    ];
+    for (path, new) in packed {
+        let path = workspace.root.join(path);
+        update(&path, &fixtures::read(&path)?, &new, check, progress, fixtures::write)?;
+    }
+    Ok(())
 }
 
 /// The definitions of the published JSON schema, by full name.
-fn published(path: &Path) -> Result<serde_json::Map<String, Value>> {
+fn definitions(path: &Path) -> Result<serde_json::Map<String, Value>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let document: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     match document {
@@ -50,27 +73,26 @@ fn render(types: &resolve::Types) -> String {
     format!("[\n{}\n]\n", lines.join(",\n"))
 }
 
-fn write(path: &Path, text: &str, check: bool, progress: &Progress) -> Result<()> {
-    let old = fs::read_to_string(path).unwrap_or_default();
-    if old == text {
+fn update(
+    path: &Path,
+    old: &str,
+    new: &str,
+    check: bool,
+    progress: &Progress,
+    write: impl Fn(&Path, &str) -> Result<()>,
+) -> Result<()> {
+    if old == new {
         progress.there(path.display());
         return Ok(());
     }
     if check {
-        let line = old
-            .lines()
-            .zip(text.lines())
-            .take_while(|(old, new)| old == new)
-            .count()
-            + 1;
+        let line = old.lines().zip(new.lines()).take_while(|(old, new)| old == new).count() + 1;
         bail!(
             "{} is not what upstream's sources give, from line {line} on: run `cargo xtask gen`",
             path.display()
         );
     }
-    let dir = path.parent().context("no parent")?;
-    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    fs::write(path, text).with_context(|| path.display().to_string())?;
-    progress.say(format_args!("wrote {} ({} bytes)", path.display(), text.len()));
+    write(path, new)?;
+    progress.say(format_args!("wrote {}", path.display()));
     Ok(())
 }

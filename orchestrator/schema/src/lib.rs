@@ -2,8 +2,24 @@
 //! and pure functions over them. No IO, no clock, no HTTP.
 
 mod builtin;
+pub mod columns;
+pub mod defaults;
+pub mod docs;
+pub mod jsonpath;
+pub mod kinds;
+pub mod names;
+pub mod openapi;
+pub mod proto;
+pub mod quantity;
+pub mod read;
 pub mod resource;
+pub mod strict;
+pub mod table;
 pub mod types;
+pub mod validate;
 
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
+
+#[cfg(test)]
+mod samples;

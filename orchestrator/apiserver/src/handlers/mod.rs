@@ -1,0 +1,103 @@
+//! What requests about objects do, by verb. Generic: the resource's row decides, code only where its hooks say so.
+
+mod create;
+mod delete;
+mod list;
+mod patch;
+mod present;
+mod subresource;
+mod update;
+mod watch;
+pub(crate) mod write;
+
+use crate::{
+    authn::User,
+    core::ApiServer,
+    http::{Accept, Body, Payload, body, options::WriteOptions},
+    managed_fields,
+    request_info::RequestInfo,
+    status::{Result, Status},
+};
+use bytes::Bytes;
+use fairlead_schema::Resource;
+use http::{HeaderMap, Response};
+use jiff::Timestamp;
+use std::sync::{Arc, Mutex};
+
+/// One request about objects, with everything that was found out about it.
+pub(crate) struct Call {
+    pub(crate) server: Arc<ApiServer>,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) info: RequestInfo,
+    pub(crate) user: User,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) accept: Accept,
+    /// One time for all that this request writes.
+    pub(crate) now: Timestamp,
+    pub(crate) method: http::Method,
+    /// The connection, for answers that take it over (exec, port-forward).
+    pub(crate) on_upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
+    /// Told to the client in `Warning` headers.
+    pub(crate) warnings: Mutex<Vec<String>>,
+}
+
+impl Call {
+    /// Answers.
+    pub(crate) async fn run(self: Arc<Self>, body: Bytes) -> Result<Response<Body>> {
+        if let Some(text) = &self.resource.deprecation {
+            self.warn(text.to_string());
+        }
+        let verb = self.info.verb.as_str();
+        if !self.info.subresource.is_empty() {
+            return subresource::run(&self, body).await;
+        }
+        if !self.resource.verbs.iter().any(|it| &**it == verb) {
+            return Err(Status::method_not_allowed(&self.resource, verb));
+        }
+        match verb {
+            "get" => list::get(&self).await,
+            "list" => list::list(&self).await,
+            "watch" => watch::watch(&self).await,
+            "create" => create::create(&self, &body).await,
+            "update" => update::update(&self, &body).await,
+            "patch" => patch::patch(&self, &body).await,
+            "delete" => delete::delete(&self, &body).await,
+            "deletecollection" => delete::delete_collection(&self, &body).await,
+            other => Err(Status::method_not_allowed(&self.resource, other)),
+        }
+    }
+
+    /// Tells the client something besides the answer. Source: RFC 7234 §5.5, code 299.
+    pub(crate) fn warn(&self, text: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    pub(crate) fn write_options(&self) -> Result<WriteOptions> {
+        WriteOptions::read(&self.query)
+    }
+
+    /// Who manages the fields that this request sets: as it says, else the program's name.
+    pub(crate) fn manager(&self, options: &WriteOptions) -> String {
+        let agent = self
+            .headers
+            .get(http::header::USER_AGENT)
+            .and_then(|it| it.to_str().ok());
+        managed_fields::manager_name(&options.field_manager, agent.unwrap_or_default())
+    }
+
+    pub(crate) fn payload(&self, body: &Bytes) -> Result<Payload> {
+        Payload::read(&self.resource.types, &self.headers, body)
+    }
+
+    pub(crate) fn json(&self, code: http::StatusCode, value: &serde_json::Value) -> Response<Body> {
+        if self.accept.yaml {
+            let text = serde_saphyr::to_string(value).unwrap_or_default();
+            return body::with_type(code, "application/yaml", body::full(text));
+        }
+        body::json(code, value)
+    }
+}
