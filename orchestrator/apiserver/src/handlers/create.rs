@@ -67,7 +67,7 @@ pub(crate) async fn store(
     let prefix = object::meta(&value, "generateName").to_owned();
     if given.is_empty() && prefix.is_empty() {
         let cause = crate::status::Cause {
-            reason: "FieldValueRequired".to_owned(),
+            reason: "FieldValueRequired",
             message: "Required value: name or generateName is required".to_owned(),
             field: "metadata.name".to_owned(),
         };

@@ -123,7 +123,7 @@ fn patched(
     if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
         let fault = format!("strict decoding error: {}", unknown.join(", "));
         let cause = crate::status::Cause {
-            reason: "FieldValueInvalid".to_owned(),
+            reason: "FieldValueInvalid",
             message: format!("Invalid value: {fault}"),
             field: "patch".to_owned(),
         };

@@ -127,7 +127,7 @@ async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response
         let replicas = wanted["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
             let cause = crate::status::Cause {
-                reason: "FieldValueInvalid".to_owned(),
+                reason: "FieldValueInvalid",
                 message: format!("Invalid value: {replicas}: must be greater than or equal to 0"),
                 field: "spec.replicas".to_owned(),
             };
