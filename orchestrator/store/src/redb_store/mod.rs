@@ -184,7 +184,11 @@ impl RedbStore {
             what: format!("making the store's directory {}", directory.display()),
             source,
         })?;
-        let (database, meta) = tables::open(&directory.join(DATABASE))?;
+        let (mut database, meta) = tables::open(&directory.join(DATABASE))?;
+        if meta.reserved > meta.revision {
+            // It was not closed. Every row's own checksum is read anyway; this is about what lies between them.
+            tables::verify(&mut database, &directory.join(DATABASE))?;
+        }
         let recovered = wal::recover(directory)?;
         let meta = tables::replay(database.get(), &directory.join(DATABASE), meta, &recovered)?;
         let wal = wal::Wal::create(directory, options.log_bytes, meta.generation, meta.revision)?;

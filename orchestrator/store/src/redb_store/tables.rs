@@ -227,12 +227,23 @@ pub(super) fn open(path: &Path) -> Result<(OpenFile, Meta), StoreError> {
     })
 }
 
+/// Reads all of redb's file and compares its checksums.
+pub(super) fn verify(file: &mut OpenFile, path: &Path) -> Result<(), StoreError> {
+    guarded(path, || match file.get_mut().check_integrity() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Fault::Damaged("redb's own check had to repair it".into()).at(path)),
+        Err(DatabaseError::Storage(error)) => Err(Fault::from(error).at(path)),
+        Err(error) => Err(Fault::Damaged(error.to_string()).at(path)),
+    })
+}
+
 fn existing(database: &Database) -> Result<Meta, Fault> {
     let transaction = database.begin_read()?;
     match transaction.open_table(META) {
         Ok(table) => Meta::read(&table),
-        // A crash between making the file and its first commit.
-        Err(redb::TableError::TableDoesNotExist(_)) => begin(database),
+        // A crash between making the file and its first commit; if it is no other program's.
+        Err(redb::TableError::TableDoesNotExist(_)) if transaction.list_tables()?.next().is_none() => begin(database),
+        Err(redb::TableError::TableDoesNotExist(_)) => Err(Fault::Damaged("it is no store, but holds tables".into())),
         Err(error) => Err(error.into()),
     }
 }
