@@ -408,7 +408,9 @@ async fn history(
     until: Revision,
     limits: Limits,
 ) -> Result<(Revision, VecDeque<Change>), StoreError> {
-    let mut since = until.saturating_sub(limits.max_events.min(HISTORY) as u64);
+    // Revisions that a crash left unused are no changes.
+    let unused: u64 = backend.lost().iter().map(|(first, last)| last - first + 1).sum();
+    let mut since = until.saturating_sub(limits.max_events.min(HISTORY) as u64 + unused);
     let (mut changes, mut bytes) = (VecDeque::new(), 0);
     let mut at = since;
     while at < until {

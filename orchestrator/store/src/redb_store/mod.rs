@@ -184,7 +184,7 @@ impl RedbStore {
             what: format!("making the store's directory {}", directory.display()),
             source,
         })?;
-        let (mut database, meta) = tables::open(&directory.join(DATABASE))?;
+        let (mut database, meta) = tables::open_store(directory)?;
         if meta.reserved > meta.revision {
             // It was not closed. Every row's own checksum is read anyway; this is about what lies between them.
             tables::verify(&mut database, &directory.join(DATABASE))?;
