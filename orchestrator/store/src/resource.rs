@@ -99,13 +99,13 @@ impl Shared {
     }
 
     /// The resource, made if nothing was known of it: no change of it has happened since the cache was opened.
-    pub(crate) fn resource(&self, prefix: &Arc<str>) -> Arc<Resource> {
+    pub(crate) fn resource(&self, prefix: &str) -> Arc<Resource> {
         if let Some(resource) = self.existing(prefix) {
             return resource;
         }
         let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
         let closed = resources.closed;
-        let resource = resources.by_prefix.entry(Arc::clone(prefix)).or_insert_with(|| {
+        let resource = resources.by_prefix.entry(prefix.into()).or_insert_with(|| {
             Arc::new(Resource {
                 state: RwLock::new(State {
                     index: Index::default(),
@@ -172,6 +172,7 @@ impl Shared {
             Some(entry) => state.index.insert(Arc::clone(entry)),
             None => state.index.remove(&key.namespace, &key.name),
         };
+        let since = state.ring.since();
         state.ring.push(
             WatchEvent {
                 revision: change.revision,
@@ -181,6 +182,11 @@ impl Shared {
             },
             now,
         );
+        if state.ring.since() > since {
+            // They would keep alive what the ring has let go.
+            let since = state.ring.since();
+            resource.remembered().retain(|it| it.revision >= since);
+        }
         self.seen.store(change.revision, Ordering::Release);
     }
 
