@@ -101,16 +101,16 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts a finished request.
-    pub fn finished(&self, labels: RequestLabels, took: Duration) {
+    pub fn finished(&self, labels: &RequestLabels, took: Duration) {
         if labels.verb != "watch" && labels.verb != "connect" {
-            let labels = DurationLabels {
+            let labels = &DurationLabels {
                 verb: labels.verb.clone(),
                 group: labels.group.clone(),
                 resource: labels.resource.clone(),
             };
-            self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+            self.durations.get_or_create(labels).observe(took.as_secs_f64());
         }
-        self.requests.get_or_create(&labels).inc();
+        self.requests.get_or_create(labels).inc();
     }
 
     /// Counts a request that was turned away.

@@ -123,9 +123,9 @@ fn decode(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(method: Method, url: &str) -> RequestInfo {
+    fn parse(method: &Method, url: &str) -> RequestInfo {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
-        RequestInfo::parse(&method, path, query)
+        RequestInfo::parse(method, path, query)
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
             ),
         ];
         for (method, url, expected) in table {
-            let it = parse(method, url);
+            let it = parse(&method, url);
             let seen = format!(
                 "{} {}/{} '{}' {}/{}/{}",
                 it.verb, it.group, it.version, it.namespace, it.resource, it.name, it.subresource
@@ -193,10 +193,10 @@ mod tests {
             "/healthz",
             "/openapi/v3/api/v1",
         ] {
-            assert!(!parse(Method::GET, url).is_resource, "{url}");
+            assert!(!parse(&Method::GET, url).is_resource, "{url}");
         }
         assert_eq!(
-            parse(Method::GET, "/api/v1/namespaces/a/services/s/proxy/x/y").rest,
+            parse(&Method::GET, "/api/v1/namespaces/a/services/s/proxy/x/y").rest,
             ["x", "y"]
         );
     }

@@ -128,7 +128,7 @@ where
     let headers = response.headers_mut();
     let fresh = HeaderValue::from_static("no-cache, private");
     headers.entry(header::CACHE_CONTROL).or_insert(fresh);
-    server.metrics.finished(labels, started.elapsed());
+    server.metrics.finished(&labels, started.elapsed());
     if gzip { body::compress(response).await } else { response }
 }
 
@@ -194,7 +194,7 @@ where
     };
     let decision = server.authorizer.authorize(&attributes);
     if !decision.allowed() {
-        return Err(authz::forbidden(&attributes, &decision.reason).into());
+        return Err(authz::forbidden(&attributes, &decision.reason));
     }
     // A stream into a pod is a write however it is asked for. Source: KEP-5515.
     if info.verb == "get" && matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
@@ -204,7 +204,7 @@ where
         };
         let decision = server.authorizer.authorize(&attributes);
         if !decision.allowed() {
-            return Err(authz::forbidden(&attributes, &decision.reason).into());
+            return Err(authz::forbidden(&attributes, &decision.reason));
         }
     }
     if !info.is_resource {
@@ -281,7 +281,7 @@ fn who<B>(server: &ApiServer, request: &Request<B>) -> Result<User> {
                 .authenticate(credentials, server, Timestamp::now().as_second())?
         }
     };
-    Ok(impersonate::apply(user, request.headers(), &server.authorizer)?)
+    impersonate::apply(user, request.headers(), &server.authorizer)
 }
 
 /// The terms of a field selector, for authorizers that look at them (nodes may list their own pods).

@@ -30,7 +30,7 @@ pub(crate) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>> 
     let mut value = call.check_fields(payload, options.field_validation)?;
     call.check_kind(&mut value)?;
     if call.resource.storage.is_none() {
-        return hooks::answer(call, value).await;
+        return hooks::answer(call, &value);
     }
     let manager = call.manager(&options);
     let made = store(call, value, &options, Some(&manager)).await?;

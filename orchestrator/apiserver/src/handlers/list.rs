@@ -109,7 +109,7 @@ pub(crate) async fn list(call: &Call) -> Result<Response<Body>> {
     let filter = Filter::read(call, &options)?;
     let page = page(call, &options, &filter).await?;
     match call.accept.form {
-        Form::Object if !call.accept.yaml => objects(call, page),
+        Form::Object if !call.accept.yaml => objects(call, &page),
         form => transformed(call, form, &options, &page),
     }
 }
@@ -197,9 +197,9 @@ fn list_meta(page: &Page) -> Value {
 }
 
 /// The list as stored texts behind one another: objects are neither parsed nor copied.
-fn objects(call: &Call, page: Page) -> Result<Response<Body>> {
+fn objects(call: &Call, page: &Page) -> Result<Response<Body>> {
     let head = json!({
-        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "metadata": list_meta(&page),
+        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "metadata": list_meta(page),
     });
     let mut head = serde_json::to_vec(&head).unwrap_or_default();
     head.pop();

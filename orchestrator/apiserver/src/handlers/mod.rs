@@ -77,7 +77,11 @@ impl Call {
     }
 
     pub(crate) fn write_options(&self) -> Result<WriteOptions> {
-        WriteOptions::read(&self.query)
+        let options = WriteOptions::read(&self.query)?;
+        managed_fields::check_manager_name(&options.field_manager).map_err(|why| {
+            Status::bad_request(format!("fieldManager: Invalid value: {:?}: {why}", options.field_manager))
+        })?;
+        Ok(options)
     }
 
     /// Who manages the fields that this request sets: as it says, else the program's name.

@@ -666,6 +666,7 @@ mod tests {
         )
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "called with literals")]
     fn service(name: &str, spec: Value) -> Value {
         json!({ "metadata": { "namespace": "default", "name": name }, "spec": spec })
     }

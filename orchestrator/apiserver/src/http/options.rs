@@ -230,9 +230,6 @@ impl WriteOptions {
         for (name, value) in parameters(query) {
             match &*name {
                 "dryRun" => options.dry_run |= dry_run([&*value])?,
-                "fieldManager" if value.len() > 128 => {
-                    return Err(invalid(&name, &value, "may not be longer than 128 characters"));
-                }
                 "fieldManager" => options.field_manager = value.into_owned(),
                 "fieldValidation" => {
                     options.field_validation = match &*value {

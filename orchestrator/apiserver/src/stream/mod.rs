@@ -107,11 +107,6 @@ fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
     headers.get(header::UPGRADE).filter(|_| asks).cloned()
 }
 
-/// Whether a request wants to take the connection over.
-pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
-    upgrade_of(headers).is_some()
-}
-
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     for (name, value) in from {
         let private = NOT_FORWARDED.contains(name)
