@@ -139,10 +139,7 @@ impl Status {
     /// 409: somebody else was faster, or a precondition does not hold.
     pub fn conflict<'a>(what: impl Into<What<'a>>, name: &str, why: impl fmt::Display) -> Self {
         let what = what.into();
-        let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            what
-        );
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", what);
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(what, name)
     }
 
@@ -195,10 +192,7 @@ impl Status {
     /// 405.
     pub fn method_not_allowed<'a>(what: impl Into<What<'a>>, action: &str) -> Self {
         let what = what.into();
-        let message = format!(
-            "{action} is not supported on resources of kind {:?}",
-            what.to_string()
-        );
+        let message = format!("{action} is not supported on resources of kind {:?}", what.to_string());
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about(what, "")
     }
 

@@ -182,8 +182,9 @@ impl<'t> Normaliser<'t> {
             (_, Value::Null) => *value = self.zero(ty),
             (Type::Object(object), Value::Object(map)) => self.object(object, map),
             (Type::Map { value: ty, .. }, Value::Object(map)) => {
-                for (name, value) in map {
-                    self.under(|| name.clone(), |it| it.value(*ty, value));
+                // Upstream's decoder names fields of structs, and keys of maps it does not.
+                for value in map.values_mut() {
+                    self.value(*ty, value);
                 }
             }
             (Type::List { item, .. }, Value::Array(list)) => {

@@ -33,7 +33,11 @@ impl Plugin for Lifecycle {
         let going = text(&found, "/status/phase") == "Terminating" || terminating(&found);
         if attributes.operation == Operation::Create && going {
             let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-            return Err(request.forbidden(why).with_cause("NamespaceTerminating", format!("namespace {namespace} is being terminated"), "metadata.namespace"));
+            return Err(request.forbidden(why).with_cause(
+                "NamespaceTerminating",
+                format!("namespace {namespace} is being terminated"),
+                "metadata.namespace",
+            ));
         }
         Ok(())
     }

@@ -119,12 +119,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// 401 without a reason in it; the reason is logged here, the token never.
-    pub fn authenticate(
-        &self,
-        credentials: Credentials<'_>,
-        objects: &dyn Objects,
-        now: i64,
-    ) -> Result<User, Status> {
+    pub fn authenticate(&self, credentials: Credentials<'_>, objects: &dyn Objects, now: i64) -> Result<User, Status> {
         if let Some(der) = credentials.certificate {
             match x509::user(der) {
                 Ok(user) => return Ok(user),

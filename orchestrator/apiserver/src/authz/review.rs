@@ -82,12 +82,7 @@ pub fn self_subject(review: &Value, caller: &User) -> Value {
 ///
 /// # Errors
 /// 400 without a token.
-pub fn token(
-    review: &Value,
-    authenticator: &Authenticator,
-    objects: &dyn Objects,
-    now: i64,
-) -> Result<Value, Status> {
+pub fn token(review: &Value, authenticator: &Authenticator, objects: &dyn Objects, now: i64) -> Result<Value, Status> {
     let token = text(review, "/spec/token");
     if token.is_empty() {
         return Err(Status::bad_request(

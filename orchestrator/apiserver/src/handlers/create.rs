@@ -41,7 +41,7 @@ pub(crate) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>> 
 pub(crate) fn respond(call: &Call, code: StatusCode, outcome: Outcome) -> Result<Response<Body>> {
     match outcome {
         Outcome::Stored(entry) => present::entry(call, code, &entry),
-        Outcome::Gone(entry) => present::entry(call, StatusCode::OK, &entry),
+        Outcome::Gone(value) => present::one(call, StatusCode::OK, &value),
         Outcome::Dry(value) => present::one(call, code, &value),
     }
 }

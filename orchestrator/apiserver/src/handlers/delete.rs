@@ -174,10 +174,8 @@ pub(crate) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Respo
         let one = call.for_namespace(&entry.key.namespace);
         match remove(&one, &entry.key.name, &delete_options).await {
             Ok(Removed::Gone(entry)) => deleted.push(present::object_of(&call.resource, &entry)?),
-            Ok(Removed::Later(Outcome::Stored(entry) | Outcome::Gone(entry))) => {
-                deleted.push(present::object_of(&call.resource, &entry)?);
-            }
-            Ok(Removed::Later(Outcome::Dry(value))) => deleted.push(value),
+            Ok(Removed::Later(Outcome::Stored(entry))) => deleted.push(present::object_of(&call.resource, &entry)?),
+            Ok(Removed::Later(Outcome::Gone(value) | Outcome::Dry(value))) => deleted.push(value),
             Err(status) if status.reason == "NotFound" => {}
             Err(status) => return Err(status),
         }

@@ -50,8 +50,8 @@ pub(crate) enum Outcome {
     Stored(Arc<Entry>),
     /// As it would be stored (dry run), in the requested version.
     Dry(Value),
-    /// The last finalizer went, and the object with it.
-    Gone(Arc<Entry>),
+    /// The last finalizer went, and the object with it: as the client left it, in the requested version.
+    Gone(Value),
 }
 
 impl Call {
@@ -252,7 +252,7 @@ impl Call {
                     hooks::after_update(self, &old, &new);
                     return Ok(match stored {
                         Some(stored) => (Outcome::Stored(stored), false),
-                        None => (Outcome::Gone(entry), false),
+                        None => (Outcome::Gone(new), false),
                     });
                 }
                 Err(StoreError::Conflict { .. }) if !pinned => {

@@ -2,7 +2,7 @@
 
 use crate::{
     request_info::parameters,
-    status::{Result, Status},
+    status::{Cause, Result, Status},
 };
 use serde_json::Value;
 
@@ -119,8 +119,12 @@ impl ListOptions {
     /// Combinations that the API forbids.
     fn check(&self) -> Result<()> {
         let forbidden = |field: &str, why: &str| {
-            let message = format!("{field}: Forbidden: {why}");
-            Err(Status::bad_request(message.clone()).with_cause("FieldValueForbidden", message, field))
+            let cause = Cause {
+                reason: "FieldValueForbidden",
+                message: format!("Forbidden: {why}"),
+                field: field.to_owned(),
+            };
+            Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![cause]))
         };
         let version = self.resource_version.as_str();
         if self.watch {

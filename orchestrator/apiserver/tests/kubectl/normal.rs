@@ -7,25 +7,25 @@ use std::{path::Path, sync::LazyLock};
 const PATTERNS: &[(&str, &str)] = &[
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "{uid}"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)", "{time}"),
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? \+0000(?: UTC)?", "{time}"),
     (
         r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d \+0000",
         "{date}",
     ),
-    (r"(resource[vV]ersion\\?:? ?=?\\?:? ?\\?)\x22\d+", "$1\x22{rv}"),
-    (r"(resourceVersion: )\d+", "$1{rv}"),
+    (r"([rR]esource ?[vV]ersion\x22?: *\x22?)\d+", "$1{rv}"),
+    (r"(Too large resource version: \d+, current: )\d+", "$1{rv}"),
     (r"https://127\.0\.0\.1:\d+", "{server}"),
     (r"127\.0\.0\.1:\d+", "{address}"),
     (r"eyJ[\w-]+\.[\w-]+\.[\w-]+", "{token}"),
     (r"LS0tLS1CRUdJTi[\w+/=]+", "{pem}"),
     (r"X509SHA256=[0-9a-f]{64}", "X509SHA256={sha256}"),
-    (r"JTI=\{uid\}", "JTI={uid}"),
-    (
-        r"(ClusterIP|NodePort|LoadBalancer|clusterIP: |IPs?: +|^ *- |IP:?\x22?:? ?\[?\x22?)( *)10\.96\.\d+\.\d+( *)",
-        "$1$2{ip}$3",
-    ),
-    (r"\b10\.(?:9[6-9]|1[01]\d)\.(?:\d\d+|[1-9])\.\d+ *", "{ip}   "),
-    (r"(\b[nN]odePort\x22?: *(?:\w+ +)?)3\d{4}\b", "$1{port}"),
-    (r"(NodePort: +\S+ +)3\d{4}/", "$1{port}/"),
+    (r"kube-api-access-[a-z0-9]{5}", "kube-api-access-{id}"),
+    (r"debugger-[a-z0-9]{5}", "debugger-{id}"),
+    (r"(MERGED|LIVE)-\d+", "$1-{id}"),
+    (r"kubectl-edit-\d+", "kubectl-edit-{id}"),
+    (r"\b10\.96\.\d+\.\d+\b", "{ip}"),
+    (r"(TargetPort: +)\d{5}/", "$1{port}/"),
+    (r"([nN]odePort: +(?:\S+ +)?)3\d{4}\b", "$1{port}"),
     (r"(\d+:)3\d{4}/", "$1{port}/"),
     (r"(v1\.(?:36|32)\.)\d+(?:\+fairlead\.[\w.]+)?", "$1{patch}"),
 ];
@@ -38,6 +38,9 @@ static REGEXES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 /// An age, with what follows it in the row of a table.
 static AGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?m)(^|[ (])(\d{1,2}s|<invalid>)( +|$|\))").unwrap());
 
+/// The space between columns.
+static SPACES: LazyLock<Regex> = LazyLock::new(|| Regex::new("   +").unwrap());
+
 /// Replaces what differs from run to run by a word for it.
 pub fn normalise(text: &str, home: &Path) -> String {
     let mut text = text.replace(&home.display().to_string(), "{home}");
@@ -49,5 +52,22 @@ pub fn normalise(text: &str, home: &Path) -> String {
         let after = if after.starts_with(' ') { "   " } else { after };
         format!("{before}{{age}}{after}")
     };
-    AGE.replace_all(&text, age).into_owned()
+    let text = AGE.replace_all(&text, age).into_owned();
+    if text.contains("CLUSTER-IP") {
+        // Addresses are of different lengths, and columns as wide as the longest.
+        return SPACES.replace_all(&text, "   ").into_owned();
+    }
+    text
+}
+
+#[test]
+fn what_differs_is_replaced() {
+    let home = Path::new("/tmp/x");
+    let same = |text: &str, expected: &str| assert_eq!(normalise(text, home), expected);
+    same("a   Running   12s   x", "a   Running   {age}   x");
+    same("delay=0s timeout=1s for 300s", "delay=0s timeout=1s for 300s");
+    same("CLUSTER-IP   A\n10.96.1.2    B", "CLUSTER-IP   A\n{ip}   B");
+    same("\"resourceVersion\": \"131\"", "\"resourceVersion\": \"{rv}\"");
+    same("80:31234/TCP nodePort: 31234", "80:{port}/TCP nodePort: {port}");
+    same("/tmp/x/f 2026-01-02T03:04:05Z", "{home}/f {time}");
 }
