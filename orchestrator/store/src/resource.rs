@@ -137,9 +137,6 @@ impl Shared {
         let mut touched: Vec<(Arc<str>, Arc<Resource>)> = Vec::new();
         let mut newest = 0;
         for change in changes {
-            if change.revision <= self.seen.load(Ordering::Acquire) {
-                continue; // Read with the first pages already.
-            }
             newest = change.revision;
             let prefix = &change.key.prefix;
             let resource = match touched.iter().rfind(|(known, _)| known == prefix) {
