@@ -142,6 +142,10 @@ fn autoscaler_from_v1(value: &mut Value) {
     let (conditions, current) = (take_annotation(value, CONDITIONS), take_annotation(value, CURRENT));
     if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         let percent = status.remove("currentCPUUtilizationPercentage");
+        // The new version leaves it out where it is 0.
+        if status.get("currentReplicas").and_then(Value::as_i64) == Some(0) {
+            status.remove("currentReplicas");
+        }
         if let Some(conditions) = conditions {
             status.insert("conditions".to_owned(), conditions);
         }

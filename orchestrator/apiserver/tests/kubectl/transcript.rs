@@ -155,7 +155,7 @@ impl Session {
     }
 }
 
-/// The lines that differ, by a longest common subsequence.
+/// The lines that differ, by a longest common subsequence, each run of them after its command.
 fn difference(expected: &str, found: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), found.lines().collect());
     let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
@@ -169,13 +169,19 @@ fn difference(expected: &str, found: &str) -> String {
         }
     }
     let (mut text, mut i, mut j) = (String::new(), 0, 0);
+    let mut command = None;
     while i < old.len() || j < new.len() {
         if i < old.len() && j < new.len() && old[i] == new[j] {
             if old[i].starts_with("$ ") {
-                let _ = writeln!(text, "  {}", old[i]);
+                command = Some(old[i]);
             }
             (i, j) = (i + 1, j + 1);
-        } else if j == new.len() || i < old.len() && common[i + 1][j] >= common[i][j + 1] {
+            continue;
+        }
+        if let Some(command) = command.take() {
+            let _ = writeln!(text, "  {command}");
+        }
+        if j == new.len() || i < old.len() && common[i + 1][j] >= common[i][j + 1] {
             let _ = writeln!(text, "- {}", old[i]);
             i += 1;
         } else {
