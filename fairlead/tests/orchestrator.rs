@@ -26,7 +26,14 @@ impl Server {
         // Written when the server serves.
         let _ = std::fs::remove_file(&kubeconfig);
         let child = Command::new(FAIRLEAD)
-            .args(["apiserver", "--bind-address", "127.0.0.1", "--secure-port", "0", "--data-dir"])
+            .args([
+                "apiserver",
+                "--bind-address",
+                "127.0.0.1",
+                "--secure-port",
+                "0",
+                "--data-dir",
+            ])
             .arg(data_dir)
             .stdin(Stdio::null())
             .stderr(Stdio::null())
@@ -70,11 +77,19 @@ impl Drop for Server {
 }
 
 fn fairlead(arguments: &[&str]) -> Output {
-    Command::new(FAIRLEAD).args(arguments).stdin(Stdio::null()).output().unwrap()
+    Command::new(FAIRLEAD)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[test]
@@ -91,7 +106,11 @@ fn what_was_written_survives_a_restart_and_a_restore() {
     server.stop();
 
     let check = fairlead(&["store", "check", "--data-dir", shown]);
-    assert!(check.status.success() && text(&check).starts_with("sound: "), "{}", text(&check));
+    assert!(
+        check.status.success() && text(&check).starts_with("sound: "),
+        "{}",
+        text(&check)
+    );
     let snapshot = directory.path().join("snapshot");
     let copied = fairlead(&["store", "snapshot", snapshot.to_str().unwrap(), "--data-dir", shown]);
     assert!(copied.status.success(), "{}", text(&copied));
@@ -123,17 +142,46 @@ fn users_get_kubeconfigs_of_their_own() {
     assert!(text(&early).contains("start `fairlead apiserver"), "{}", text(&early));
     let mut server = Server::start(&data);
     let admin = std::fs::read_to_string(&server.kubeconfig).unwrap();
-    let url = admin.lines().find_map(|line| line.trim().strip_prefix("server: ")).unwrap().trim_matches('"').to_owned();
+    let url = admin
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("server: "))
+        .unwrap()
+        .trim_matches('"')
+        .to_owned();
     let file = directory.path().join("jane");
     let path = file.to_str().unwrap();
-    let arguments = ["kubeconfig", "--data-dir", data.to_str().unwrap(), "--server", &url, "--user", "jane", "--group", "dev", "-o", path];
+    let arguments = [
+        "kubeconfig",
+        "--data-dir",
+        data.to_str().unwrap(),
+        "--server",
+        &url,
+        "--user",
+        "jane",
+        "--group",
+        "dev",
+        "-o",
+        path,
+    ];
     let made = fairlead(&arguments);
     assert!(made.status.success(), "{}", text(&made));
     server.kubeconfig = file;
-    let who = server.kubectl(directory.path(), &["auth", "whoami", "-o", "jsonpath={.status.userInfo.username} {.status.userInfo.groups}"]);
+    let who = server.kubectl(
+        directory.path(),
+        &[
+            "auth",
+            "whoami",
+            "-o",
+            "jsonpath={.status.userInfo.username} {.status.userInfo.groups}",
+        ],
+    );
     assert_eq!(text(&who), "jane [\"dev\",\"system:authenticated\"]");
     let refused = server.kubectl(directory.path(), &["get", "secrets"]);
-    assert!(text(&refused).contains("User \"jane\" cannot list resource \"secrets\""), "{}", text(&refused));
+    assert!(
+        text(&refused).contains("User \"jane\" cannot list resource \"secrets\""),
+        "{}",
+        text(&refused)
+    );
     server.stop();
 }
 
@@ -143,8 +191,32 @@ fn a_taken_port_and_a_wrong_range_are_named() {
     let data = directory.path().to_str().unwrap();
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let refused = fairlead(&["apiserver", "--data-dir", data, "--bind-address", "127.0.0.1", "--secure-port", &port]);
-    assert!(text(&refused).contains("--secure-port") && text(&refused).contains(&port), "{}", text(&refused));
-    let refused = fairlead(&["apiserver", "--data-dir", data, "--secure-port", "0", "--service-node-port-range", "9-1"]);
-    assert!(text(&refused).contains("--service-node-port-range"), "{}", text(&refused));
+    let refused = fairlead(&[
+        "apiserver",
+        "--data-dir",
+        data,
+        "--bind-address",
+        "127.0.0.1",
+        "--secure-port",
+        &port,
+    ]);
+    assert!(
+        text(&refused).contains("--secure-port") && text(&refused).contains(&port),
+        "{}",
+        text(&refused)
+    );
+    let refused = fairlead(&[
+        "apiserver",
+        "--data-dir",
+        data,
+        "--secure-port",
+        "0",
+        "--service-node-port-range",
+        "9-1",
+    ]);
+    assert!(
+        text(&refused).contains("--service-node-port-range"),
+        "{}",
+        text(&refused)
+    );
 }

@@ -246,9 +246,15 @@ async fn aggregate(server: Arc<ApiServer>) {
             let rules: Vec<_> = rules.iter().map(PolicyRule::write).collect();
             let patch = serde_json::json!({ "rules": rules });
             let itself = server.itself();
-            let patched = itself.request(Method::PATCH, &path, "application/merge-patch+json", Some(&patch)).await;
+            let patched = itself
+                .request(Method::PATCH, &path, "application/merge-patch+json", Some(&patch))
+                .await;
             if patched.0 >= 400 {
-                tracing::warn!(role = name, code = patched.0, "an aggregated role could not be brought up to date");
+                tracing::warn!(
+                    role = name,
+                    code = patched.0,
+                    "an aggregated role could not be brought up to date"
+                );
             }
         }
         let mut changes = match server.cache.watch(rbac::CLUSTER_ROLES, revision) {

@@ -400,7 +400,12 @@ async fn aggregated_roles_gather_new_rules() {
     });
     let (_, before) = server.get(roles).await;
     let from: u64 = before["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-    let mut changes = server.running.server.cache.watch("rbac.authorization.k8s.io/clusterroles", from).unwrap();
+    let mut changes = server
+        .running
+        .server
+        .cache
+        .watch("rbac.authorization.k8s.io/clusterroles", from)
+        .unwrap();
     assert_eq!(server.post(roles, &role).await.0, 201);
     // The roles view, edit and admin follow, one gathering the other.
     let mut waiting = vec!["admin", "edit", "view"];

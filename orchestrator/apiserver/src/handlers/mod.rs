@@ -79,7 +79,10 @@ impl Call {
     pub(crate) fn write_options(&self) -> Result<WriteOptions> {
         let options = WriteOptions::read(&self.query)?;
         managed_fields::check_manager_name(&options.field_manager).map_err(|why| {
-            Status::bad_request(format!("fieldManager: Invalid value: {:?}: {why}", options.field_manager))
+            Status::bad_request(format!(
+                "fieldManager: Invalid value: {:?}: {why}",
+                options.field_manager
+            ))
         })?;
         Ok(options)
     }
