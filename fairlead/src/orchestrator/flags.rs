@@ -180,6 +180,7 @@ impl ApiserverArgs {
             max_reads: self.max_requests_inflight,
             max_writes: self.max_mutating_requests_inflight,
             request_timeout: Duration::from_secs(self.request_timeout),
+            ..fairlead_apiserver::Settings::default()
         })
     }
 }
