@@ -3,6 +3,8 @@
 //! A transcript (`kubectl/golden/NAME.txt`) is both the script and what it must print. `UPDATE_GOLDEN=1` writes what was
 //! printed. Where the older kubectl prints something else, `NAME.VERSION.txt` holds it.
 
+#[path = "kubectl/kubelet.rs"]
+mod kubelet;
 #[path = "kubectl/normal.rs"]
 mod normal;
 #[path = "kubectl/programs.rs"]
@@ -23,5 +25,5 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    version discovery explain create apply change workloads get describe delete access nodes refused crd
+    version discovery explain create apply change workloads get describe delete access nodes refused crd streams
 }

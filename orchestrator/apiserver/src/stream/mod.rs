@@ -36,7 +36,11 @@ const NOT_FORWARDED: [HeaderName; 9] = [
 
 /// Answers `log`, `exec`, `attach`, `portforward` and `proxy`.
 pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<Body>> {
-    let target = target::find(call)?;
+    let Some(target) = target::find(call)? else {
+        let mut nothing = Response::new(body::full(Bytes::new()));
+        *nothing.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(nothing);
+    };
     let upgrade = upgrade_of(&call.headers);
     let mut request = Request::builder()
         .method(call.method.clone())

@@ -54,7 +54,8 @@ pub async fn check(name: &str) {
 /// The transcript as a kubectl makes it, against a new server.
 async fn run(script: &str, minor: &str) -> String {
     let server = TestServer::start().await;
-    let session = Session::new(&server, minor);
+    let kubelet = crate::kubelet::start(&server.running).await;
+    let session = Session::new(&server, minor, kubelet);
     let mut found = String::new();
     for part in parts(script) {
         match part {
@@ -80,9 +81,9 @@ fn parts(script: &str) -> Vec<Part> {
     let mut lines = script.lines().peekable();
     while let Some(line) = lines.next() {
         if line.is_empty() || line.starts_with("# ") {
-            // An empty line before a command or a remark is the file's; any other was printed.
-            let layout = line.starts_with('#') || lines.peek().is_some_and(|it| it.starts_with("# "));
-            if layout {
+            // A remark stands before a command, an empty line before a remark; any other was printed.
+            let before = if line.is_empty() { "# " } else { "$ " };
+            if lines.peek().is_some_and(|next| next.starts_with(before)) {
                 parts.push(Part::Text(format!("{line}\n")));
             }
         } else if let Some(first) = line.strip_prefix("$ ") {
@@ -102,14 +103,17 @@ struct Session {
     home: tempfile::TempDir,
     kubeconfig: PathBuf,
     kubectl: PathBuf,
+    /// Where a stand-in for a kubelet listens.
+    kubelet: u16,
 }
 
 impl Session {
-    fn new(server: &TestServer, minor: &str) -> Self {
+    fn new(server: &TestServer, minor: &str, kubelet: u16) -> Self {
         Self {
             home: tempfile::tempdir().unwrap(),
             kubeconfig: server.kubeconfig(),
             kubectl: programs::kubectl(minor),
+            kubelet,
         }
     }
 
@@ -129,6 +133,7 @@ impl Session {
             .env("HOME", self.home())
             .env("TMPDIR", self.home())
             .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBELET_PORT", self.kubelet.to_string())
             .env("TZ", "UTC")
             .env("LC_ALL", "C.UTF-8")
             .current_dir(self.home())
