@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     objects::Objects,
     pki::{Authority, Identity, Profile, tls},
-    service::Limits,
+    service::{ITSELF, Limits},
     stream::KubeletTls,
 };
 use anyhow::{Context as _, Result};
@@ -145,7 +145,7 @@ impl ApiServer {
     pub async fn open(backend: Arc<dyn Backend>, settings: Settings, start: &Start, pki: &Pki) -> Result<Arc<Self>> {
         let registry = Registry::builtin();
         let indexer = Arc::new(FieldIndexer::new(&registry));
-        let cache = Cache::open(backend, Arc::clone(&indexer) as _)
+        let cache = Cache::open_with(backend, Arc::clone(&indexer) as _, settings.history)
             .await
             .context("reading the store")?;
         let keys = KeyRing::open(&start.data_dir.join("pki/service-accounts"), &settings.issuer)?;
@@ -198,7 +198,7 @@ impl ApiServer {
     pub fn itself(self: &Arc<Self>) -> Inside {
         Inside::new(
             Arc::clone(self),
-            User::authenticated("system:apiserver", ["system:masters"]),
+            User::authenticated(ITSELF, ["system:masters"]),
         )
     }
 

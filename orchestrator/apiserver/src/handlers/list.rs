@@ -58,8 +58,8 @@ impl Filter {
         Ok(Self {
             namespace: (call.resource.scope == Scope::Namespaced && !call.info.namespace.is_empty())
                 .then(|| call.info.namespace.clone()),
-            // A path of the form watch/…/NAME.
-            name: (!call.info.name.is_empty() && fields.exact_name().is_none()).then(|| call.info.name.clone()),
+            // What was authorized: of a path as watch/…/NAME, or of the field selector.
+            name: (!call.info.name.is_empty()).then(|| call.info.name.clone()),
             labels: LabelSelector::parse(&options.label_selector)?,
             fields,
         })
@@ -154,7 +154,11 @@ async fn snapshot(call: &Call, prefix: &str, options: &ListOptions, token: Optio
     let cache = &call.server.cache;
     let asked = options.revision()?;
     let exact = match (token, asked) {
-        (Some(token), _) => token.revision(),
+        (Some(token), _) => {
+            let revision = token.revision();
+            wait_for(call, revision.unwrap_or(0)).await?;
+            revision
+        }
         (None, None | Some(0)) => None,
         (None, Some(revision)) => {
             wait_for(call, revision).await?;

@@ -5,6 +5,7 @@ use crate::{
     status::{Cause, Result, Status},
 };
 use serde_json::Value;
+use std::{borrow::Cow, collections::HashSet};
 
 /// Parameters of get, list and watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,12 @@ fn invalid(name: &str, value: &str, why: &str) -> Status {
     Status::bad_request(format!("parameter {name}: invalid value {value:?}: {why}"))
 }
 
+/// Parameters of a query; of several with one name the first, as authorization reads them.
+fn first_of_each(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    let mut known = HashSet::new();
+    parameters(query).filter(move |(name, _)| known.insert(name.clone()))
+}
+
 fn boolean(name: &str, value: &str) -> Result<bool> {
     match value {
         "true" | "1" | "True" | "TRUE" | "t" => Ok(true),
@@ -76,7 +83,7 @@ impl ListOptions {
             watch,
             ..Self::default()
         };
-        for (name, value) in parameters(query) {
+        for (name, value) in first_of_each(query) {
             let value = value.into_owned();
             match &*name {
                 "labelSelector" => options.label_selector = value,
