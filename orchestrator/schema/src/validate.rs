@@ -15,7 +15,7 @@ mod pod_update;
 mod pods;
 mod resources;
 mod storage;
-mod table;
+pub(crate) mod table;
 mod workloads;
 
 use crate::resource::Resource;

@@ -96,7 +96,7 @@ fn a_deployment() {
             "dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "terminationGracePeriodSeconds": 30,
             "schedulerName": "default-scheduler", "securityContext": {},
         }},
-    }});
+    }, "status": {}});
     assert_eq!(got, want);
     let got = defaulted(
         "apps",
@@ -113,7 +113,7 @@ fn services() {
     let want = json!({"spec": {
         "type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
         "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}],
-    }});
+    }, "status": {"loadBalancer": {}}});
     assert_eq!(got, want);
     let got = defaulted(
         "",
@@ -126,12 +126,12 @@ fn services() {
         "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}},
         "internalTrafficPolicy": "Cluster", "externalTrafficPolicy": "Cluster",
         "allocateLoadBalancerNodePorts": true, "ports": [],
-    }});
+    }, "status": {"loadBalancer": {}}});
     assert_eq!(got, want);
     let got = defaulted("", "v1", "services", json!({"spec": {"type": "ExternalName"}}));
     assert_eq!(
         got,
-        json!({"spec": {"type": "ExternalName", "sessionAffinity": "None"}})
+        json!({"spec": {"type": "ExternalName", "sessionAffinity": "None"}, "status": {"loadBalancer": {}}})
     );
 }
 
@@ -146,7 +146,7 @@ fn jobs() {
     let want = json!({"metadata": {"labels": {"a": "b"}}, "spec": {
         "completions": 1, "parallelism": 1, "backoffLimit": 6, "completionMode": "NonIndexed", "suspend": false,
         "podReplacementPolicy": "TerminatingOrFailed", "template": {"metadata": {"labels": {"a": "b"}}},
-    }});
+    }, "status": {}});
     assert_eq!(got, want);
     // A work queue: parallelism alone leaves completions open.
     let got = defaulted(

@@ -3,6 +3,7 @@
 use crate::{
     docs::Docs,
     types::{Field, ListKind, Object, PatchStrategy, Scalar, Type, TypeId, Types},
+    validate,
 };
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -114,6 +115,11 @@ impl<'t> Schemas<'t> {
         let (schema, mut extra) = self.ty(field.ty);
         if let Some(text) = self.docs.of_field(owner, name) {
             extra.insert("description".into(), text.into());
+        }
+        if let (Type::Scalar(Scalar::String), Some(choices)) =
+            (self.types.get(field.ty), validate::table::choices(owner, name))
+        {
+            extra.insert("enum".into(), json!(choices));
         }
         if let Some(default) = &field.default {
             extra.insert("default".into(), default.clone());

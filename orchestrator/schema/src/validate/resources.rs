@@ -82,6 +82,7 @@ fn requirements(resources: &Value, path: &Path<'_>, causes: &mut Causes) {
             resource_name(name, &path.key(name), causes);
         }
     }
+    let of_limits = path.child("limits");
     let path = path.child("requests");
     for (name, request) in entries(requests) {
         let limit = &limits[name.as_str()];
@@ -89,17 +90,17 @@ fn requirements(resources: &Value, path: &Path<'_>, causes: &mut Causes) {
             (Some(request_amount), Some(limit_amount)) if request_amount > limit_amount => {
                 let limit = shown(limit).trim_matches('"').to_owned();
                 let detail = format!("must be less than or equal to {name} limit of {limit}");
-                causes.invalid(&path.key(name), request, &detail);
+                causes.invalid(&path, request, &detail);
             }
             (Some(request_amount), Some(limit_amount))
                 if !is_overcommittable(name) && request_amount != limit_amount =>
             {
                 let limit = shown(limit).trim_matches('"').to_owned();
                 let detail = format!("must be equal to {name} limit of {limit}");
-                causes.invalid(&path.key(name), request, &detail);
+                causes.invalid(&path, request, &detail);
             }
             (Some(_), None) if !is_overcommittable(name) => {
-                causes.required(&path.key(name), "Limit must be set for non overcommitable resources");
+                causes.required(&of_limits, "Limit must be set for non overcommitable resources");
             }
             _ => {}
         }

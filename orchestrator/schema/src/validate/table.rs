@@ -56,6 +56,15 @@ enum Rule {
 static TABLES: LazyLock<HashMap<TypeId, Rules>> =
     LazyLock::new(|| load(&Types::builtin()).expect("the embedded table is correct"));
 
+/// The texts that a field of a built-in type may hold, where the table lists them.
+pub(crate) fn choices(ty: &str, field: &str) -> Option<&'static [String]> {
+    let rules = TABLES.get(&Types::builtin().named(ty)?)?;
+    rules.fields.iter().find_map(|(name, rule)| match rule {
+        Rule::OneOf(choices) if name == field => Some(choices.as_slice()),
+        _ => None,
+    })
+}
+
 pub(super) fn check(resource: &Resource, object: &Value, causes: &mut Causes) {
     check_value(&resource.types, resource.ty, object, &Path::Root, causes);
 }

@@ -294,7 +294,7 @@ fn pods() {
         (
             &format!("{first}/resources/requests/cpu"),
             json!("2"),
-            "spec.containers[0].resources.requests[cpu]: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
         ),
         (
             &format!("{first}/resources/requests/cpu"),
