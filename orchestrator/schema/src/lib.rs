@@ -3,10 +3,12 @@
 
 mod builtin;
 pub mod columns;
+pub mod custom;
 pub mod jsonpath;
 pub mod kinds;
 pub mod resource;
 pub mod types;
 
+pub use custom::{CustomSchema, Fault};
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
