@@ -4,6 +4,7 @@
     reason = "doc comments here are help texts, printed as they are"
 )]
 
+use crate::orchestrator::flags::{ApiserverArgs, KubeconfigArgs, StoreArgs};
 use ::proxy::config::{
     BpfLogLevel, Forwarding, MAX_BACKENDS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_OTHERS, MAX_SLOTS, MapSizes,
     Overrides, PortRange, TcAttach,
@@ -11,7 +12,7 @@ use ::proxy::config::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// Kubernetes service proxy in eBPF.
+/// Kubernetes networking in eBPF, and a minimal orchestrator around it.
 #[derive(Debug, Parser)]
 #[command(name = "fairlead", version, propagate_version = true)]
 pub(crate) struct Cli {
@@ -33,6 +34,15 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Remove every trace from the kernel: programs, links, pinned maps. Safe to repeat.
     Cleanup(CleanupArgs),
+    /// Serve the Kubernetes API, with a store of its own.
+    ///
+    /// Needs no other program and no root: a directory and a port. Writes DIR/admin.kubeconfig, which kubectl takes as it
+    /// is. What it acknowledged is on disk.
+    Apiserver(Box<ApiserverArgs>),
+    /// Make a kubeconfig with a certificate of the API server's authority.
+    Kubeconfig(KubeconfigArgs),
+    /// Copy, replace or check the API server's store while the server does not run.
+    Store(StoreArgs),
 }
 
 /// `fairlead proxy`.

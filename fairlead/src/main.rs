@@ -5,6 +5,7 @@ mod client;
 mod flags;
 mod joints;
 mod logging;
+mod orchestrator;
 mod preflight;
 mod proxy;
 mod status;
@@ -18,6 +19,9 @@ fn main() -> ExitCode {
         Command::Proxy(args) => proxy::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Cleanup(args) => cleanup::main(&args),
+        Command::Apiserver(args) => orchestrator::apiserver::main(&args),
+        Command::Kubeconfig(args) => orchestrator::kubeconfig::main(&args),
+        Command::Store(args) => orchestrator::store::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

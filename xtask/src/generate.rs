@@ -3,6 +3,7 @@
 
 mod compare;
 mod fetch;
+mod fixtures;
 mod golang;
 mod protobuf;
 mod resolve;
@@ -14,6 +15,9 @@ use std::{fs, path::Path};
 
 /// The generated file, below the repository's root.
 const TYPES: &str = "orchestrator/schema/data/1.36/types.json";
+
+/// The fixtures of the tests, below the repository's root.
+const FIXTURES: &str = "orchestrator/schema/tests/data/fixtures.jsonl.gz";
 
 /// Writes the generated files; with `check`, says whether they are what would be written.
 ///
@@ -28,7 +32,16 @@ pub(crate) fn run(workspace: &Workspace, progress: &Progress, check: bool) -> Re
     let types = resolve::run(packages, &published)?;
     compare::run(&types, &published)?;
     step.done();
-    write(&workspace.root.join(TYPES), &render(&types), check, progress)
+    let path = workspace.root.join(TYPES);
+    let old = fs::read_to_string(&path).unwrap_or_default();
+    update(&path, &old, &render(&types), check, progress, |path, text| {
+        let dir = path.parent().context("no parent")?;
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        fs::write(path, text).with_context(|| path.display().to_string())
+    })?;
+    let path = workspace.root.join(FIXTURES);
+    let new = fixtures::collect(&sources.go, &types)?;
+    update(&path, &fixtures::read(&path)?, &new, check, progress, fixtures::write)
 }
 
 /// The definitions of the published JSON schema, by full name.
@@ -50,27 +63,26 @@ fn render(types: &resolve::Types) -> String {
     format!("[\n{}\n]\n", lines.join(",\n"))
 }
 
-fn write(path: &Path, text: &str, check: bool, progress: &Progress) -> Result<()> {
-    let old = fs::read_to_string(path).unwrap_or_default();
-    if old == text {
+fn update(
+    path: &Path,
+    old: &str,
+    new: &str,
+    check: bool,
+    progress: &Progress,
+    write: impl Fn(&Path, &str) -> Result<()>,
+) -> Result<()> {
+    if old == new {
         progress.there(path.display());
         return Ok(());
     }
     if check {
-        let line = old
-            .lines()
-            .zip(text.lines())
-            .take_while(|(old, new)| old == new)
-            .count()
-            + 1;
+        let line = old.lines().zip(new.lines()).take_while(|(old, new)| old == new).count() + 1;
         bail!(
             "{} is not what upstream's sources give, from line {line} on: run `cargo xtask gen`",
             path.display()
         );
     }
-    let dir = path.parent().context("no parent")?;
-    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    fs::write(path, text).with_context(|| path.display().to_string())?;
-    progress.say(format_args!("wrote {} ({} bytes)", path.display(), text.len()));
+    write(path, new)?;
+    progress.say(format_args!("wrote {}", path.display()));
     Ok(())
 }

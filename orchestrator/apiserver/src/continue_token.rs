@@ -41,7 +41,9 @@ impl ContinueToken {
         let token: Option<Self> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         match token {
             Some(token) if token.v == LAYOUT && token.start.contains('/') && token.rv >= -1 => Ok(token),
-            _ => Err(Status::bad_request("continue key is not valid: it is none that this server gave out")),
+            _ => Err(Status::bad_request(
+                "continue key is not valid: it is none that this server gave out",
+            )),
         }
     }
 

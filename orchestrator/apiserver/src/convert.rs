@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Whether stored text can be served as it is.
 pub fn is_stored_version(resource: &Resource) -> bool {
     let storage = resource.storage.as_ref();
-    storage.is_none_or(|storage| storage.api_version == resource.api_version())
+    storage.is_none_or(|storage| storage.version == resource.version && storage.api_version() == resource.api_version())
 }
 
 /// From the stored version to the requested one.
@@ -31,7 +31,7 @@ pub fn to_storage(resource: &Resource, value: &mut Value) {
     let Some(storage) = resource.storage.as_ref().filter(|_| !is_stored_version(resource)) else {
         return;
     };
-    value["apiVersion"] = json!(*storage.api_version);
+    value["apiVersion"] = json!(storage.api_version());
     match (&*resource.group, &*resource.kind) {
         ("events.k8s.io", "Event") => rename_all(value, &EVENT_FIELDS, true),
         ("autoscaling", "HorizontalPodAutoscaler") => autoscaler_from_v1(value),
@@ -66,11 +66,16 @@ const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
 fn is_cpu_utilization(metric: &Value) -> bool {
-    metric["type"] == "Resource" && metric["resource"]["name"] == "cpu" && metric["resource"]["target"]["type"] == "Utilization"
+    metric["type"] == "Resource"
+        && metric["resource"]["name"] == "cpu"
+        && metric["resource"]["target"]["type"] == "Utilization"
 }
 
 fn autoscaler_to_v1(value: &mut Value) {
-    let metrics = value["spec"].as_object_mut().and_then(|spec| spec.remove("metrics"));
+    let metrics = value
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("metrics"));
     let metrics = metrics.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
     let (cpu, others): (Vec<_>, Vec<_>) = metrics.into_iter().partition(is_cpu_utilization);
     if let Some(cpu) = cpu.first() {
@@ -79,25 +84,44 @@ fn autoscaler_to_v1(value: &mut Value) {
     if !others.is_empty() {
         annotate(value, METRICS, &Value::Array(others));
     }
-    if let Some(behavior) = value["spec"].as_object_mut().and_then(|spec| spec.remove("behavior")) {
+    if let Some(behavior) = value
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("behavior"))
+    {
         annotate(value, BEHAVIOR, &behavior);
     }
-    if let Some(status) = value["status"].as_object_mut() {
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         let current = status.remove("currentMetrics").unwrap_or_default();
         status.remove("conditions");
-        let cpu = current.as_array().into_iter().flatten().find(|it| it["type"] == "Resource" && it["resource"]["name"] == "cpu");
-        if let Some(percent) = cpu.map(|it| it["resource"]["current"]["averageUtilization"].clone()).filter(|it| !it.is_null()) {
+        let cpu = current
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|it| it["type"] == "Resource" && it["resource"]["name"] == "cpu");
+        if let Some(percent) = cpu
+            .map(|it| it["resource"]["current"]["averageUtilization"].clone())
+            .filter(|it| !it.is_null())
+        {
             status.insert("currentCPUUtilizationPercentage".to_owned(), percent);
         }
     }
 }
 
 fn autoscaler_from_v1(value: &mut Value) {
-    let percent = value["spec"].as_object_mut().and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
-    let mut metrics = take_annotation(value, METRICS).and_then(|it| it.as_array().cloned()).unwrap_or_default();
+    let percent = value
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|spec| spec.remove("targetCPUUtilizationPercentage"));
+    let mut metrics = take_annotation(value, METRICS)
+        .and_then(|it| it.as_array().cloned())
+        .unwrap_or_default();
     if let Some(percent) = percent.filter(|it| !it.is_null()) {
         let target = json!({ "type": "Utilization", "averageUtilization": percent });
-        metrics.insert(0, json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } }));
+        metrics.insert(
+            0,
+            json!({ "type": "Resource", "resource": { "name": "cpu", "target": target } }),
+        );
     }
     if !metrics.is_empty() {
         object::set_at(value, "spec.metrics", Value::Array(metrics));
@@ -105,7 +129,7 @@ fn autoscaler_from_v1(value: &mut Value) {
     if let Some(behavior) = take_annotation(value, BEHAVIOR) {
         object::set_at(value, "spec.behavior", behavior);
     }
-    if let Some(status) = value["status"].as_object_mut()
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut)
         && let Some(percent) = status.remove("currentCPUUtilizationPercentage")
     {
         let current = json!({ "averageUtilization": percent, "averageValue": "0" });
@@ -122,7 +146,7 @@ fn annotate(value: &mut Value, name: &str, content: &Value) {
 }
 
 fn take_annotation(value: &mut Value, name: &str) -> Option<Value> {
-    let annotations = value["metadata"]["annotations"].as_object_mut()?;
+    let annotations = value.get_mut("metadata")?.get_mut("annotations")?.as_object_mut()?;
     let text = annotations.remove(name)?;
     if annotations.is_empty() {
         object::set_meta(value, "annotations", None);
@@ -159,7 +183,10 @@ mod tests {
         let core = json!({ "involvedObject": { "name": "p" }, "message": "m", "count": 2, "reason": "R" });
         let mut value = core.clone();
         rename_all(&mut value, &EVENT_FIELDS, false);
-        assert_eq!(value, json!({ "regarding": { "name": "p" }, "note": "m", "deprecatedCount": 2, "reason": "R" }));
+        assert_eq!(
+            value,
+            json!({ "regarding": { "name": "p" }, "note": "m", "deprecatedCount": 2, "reason": "R" })
+        );
         rename_all(&mut value, &EVENT_FIELDS, true);
         assert_eq!(value, core);
     }

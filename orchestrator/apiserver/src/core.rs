@@ -3,15 +3,16 @@
 use crate::{
     admission,
     authn::Authenticator,
-    authz::{Chain, rbac::Rbac},
+    authz::{Chain, node::NodeAuthorizer, rbac::Rbac},
     crd,
     handlers::Call,
     hooks::services::Services,
     http::{Body, Payload, body},
+    indexer::FieldIndexer,
     metrics::Metrics,
-    object,
     objects::Objects,
     status::{Result, Status},
+    stream::KubeletTls,
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -43,12 +44,28 @@ pub struct Settings {
     pub request_timeout: Duration,
 }
 
+impl Default for Settings {
+    /// Upstream's values.
+    fn default() -> Self {
+        Self {
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            service_cidrs: vec![ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16).into()],
+            node_ports: (30000, 32767),
+            max_reads: 400,
+            max_writes: 200,
+            request_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
 /// The server without its doors.
 pub struct ApiServer {
     /// Settings.
     pub settings: Settings,
     /// Everything that is read and written.
     pub cache: Arc<Cache>,
+    /// The same, parsed.
+    pub(crate) objects: StoredObjects,
     /// All resources, those of CRDs included.
     pub registry: ArcSwap<Registry>,
     /// Documents about the registry, made when asked for.
@@ -61,6 +78,10 @@ pub struct ApiServer {
     pub authorizer: Chain,
     /// Kept in step with the stored roles.
     pub rbac: Arc<Rbac>,
+    /// Kept in step with the stored pods and volumes.
+    pub(crate) node: Arc<NodeAuthorizer>,
+    /// Held while an authorizer takes a change in.
+    pub(crate) followed: Mutex<()>,
     /// What objects must look like besides being valid.
     pub admission: admission::Chain,
     /// Addresses and ports of Services.
@@ -71,7 +92,8 @@ pub struct ApiServer {
     pub(crate) ready: std::sync::atomic::AtomicBool,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) crds: crd::Watcher,
-    parsed: Parsed,
+    pub(crate) indexer: Arc<FieldIndexer>,
+    pub(crate) kubelet_tls: KubeletTls,
 }
 
 /// Parsed objects that admission and authorization read again and again, valid for one revision each.
@@ -98,7 +120,32 @@ impl Parsed {
     }
 }
 
+/// What decisions read.
+pub(crate) struct StoredObjects {
+    cache: Arc<Cache>,
+    parsed: Parsed,
+}
+
+impl StoredObjects {
+    pub(crate) fn new(cache: Arc<Cache>) -> Self {
+        Self {
+            cache,
+            parsed: Parsed::default(),
+        }
+    }
+}
+
 impl Objects for ApiServer {
+    fn get(&self, prefix: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.objects.get(prefix, namespace, name)
+    }
+
+    fn list(&self, prefix: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
+        self.objects.list(prefix, namespace)
+    }
+}
+
+impl Objects for StoredObjects {
     fn get(&self, prefix: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let key = Key {
             prefix: prefix.into(),
@@ -137,15 +184,6 @@ impl ApiServer {
     /// Reads a body that holds a built-in kind whatever the path is about: `DeleteOptions`, `Scale`, `Eviction`.
     pub(crate) fn builtin_payload(&self, headers: &HeaderMap, body: &Bytes) -> Result<Payload> {
         Payload::read(&self.types, headers, body)
-    }
-
-    /// A patch of a Scale.
-    pub(crate) fn scale_patcher(
-        &self,
-        headers: &HeaderMap,
-        body: &Bytes,
-    ) -> Result<Box<dyn Fn(&Value) -> Result<Value> + Send + Sync>> {
-        crate::patch::any(&self.types, "autoscaling/v1", "Scale", body::media_type(headers).as_deref(), body)
     }
 
     /// Something about CustomResourceDefinitions changed; their task looks.
@@ -197,4 +235,3 @@ pub(crate) fn unknown_resource() -> Status {
 pub(crate) fn empty() -> Body {
     body::full(Bytes::new())
 }
-

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 pub const KUBERNETES_VERSION: &str = "v1.36.4";
 
 /// Answers.
-pub(crate) async fn answer<B>(server: &ApiServer, request: &Request<B>, info: &RequestInfo) -> Result<Response<Body>> {
+pub(crate) fn answer<B>(server: &ApiServer, request: &Request<B>, info: &RequestInfo) -> Result<Response<Body>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let message = "only GET and HEAD are answered here";
         return Err(Status::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message));
@@ -36,8 +36,15 @@ pub(crate) async fn answer<B>(server: &ApiServer, request: &Request<B>, info: &R
             "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": host(request) }],
         }))),
         ["apis"] => {
-            let groups: Vec<_> = registry.groups.keys().filter(|it| !it.is_empty()).map(|it| group(&registry, it)).collect();
-            Ok(json_answer(&json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })))
+            let groups: Vec<_> = registry
+                .groups
+                .keys()
+                .filter(|it| !it.is_empty())
+                .map(|it| group(&registry, it))
+                .collect();
+            Ok(json_answer(
+                &json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }),
+            ))
         }
         ["apis", name] if registry.groups.contains_key(*name) => {
             let mut group = group(&registry, name);
@@ -51,18 +58,33 @@ pub(crate) async fn answer<B>(server: &ApiServer, request: &Request<B>, info: &R
         ["healthz" | "livez" | "readyz", ..] => health::answer(server, path, query),
         ["metrics"] => {
             let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            Ok(body::with_type(StatusCode::OK, media_type, body::full(server.metrics.text())))
+            Ok(body::with_type(
+                StatusCode::OK,
+                media_type,
+                body::full(server.metrics.text()),
+            ))
         }
-        [".well-known", "openid-configuration"] => Ok(json_answer(&oidc::configuration(&server.settings.issuer))),
+        [".well-known", "openid-configuration"] => Ok(json_answer(&oidc::configuration(
+            &server.authenticator.keys,
+            &server.settings.issuer,
+        ))),
         ["openid", "v1", "jwks"] => {
             let keys = body::full(oidc::jwks(&server.authenticator.keys).to_string());
-            Ok(body::with_type(StatusCode::OK, "application/jwk-set+json", keys))
+            Ok(body::with_type(StatusCode::OK, oidc::JWKS_TYPE, keys))
         }
         ["openapi", "v3"] => Ok(json_answer(&server.openapi.v3_index(&registry))),
         ["openapi", "v3", ..] => {
-            let document = server.openapi.v3(&registry, &parts[2..].join("/")).ok_or_else(Status::no_such_path)?;
+            let document = server
+                .openapi
+                .v3(&registry, &parts[2..].join("/"))
+                .ok_or_else(Status::no_such_path)?;
             let immutable = parameters(query).any(|(name, value)| name == "hash" && value == document.hash);
-            let mut response = with_etag(request.headers(), "application/json", document.json.clone(), &document.hash);
+            let mut response = with_etag(
+                request.headers(),
+                "application/json",
+                document.json.clone(),
+                &document.hash,
+            );
             if immutable {
                 let forever = HeaderValue::from_static("public, immutable");
                 response.headers_mut().insert(header::CACHE_CONTROL, forever);
@@ -71,7 +93,12 @@ pub(crate) async fn answer<B>(server: &ApiServer, request: &Request<B>, info: &R
         }
         ["openapi", "v2"] => {
             let document = server.openapi.v2(&registry);
-            Ok(with_etag(request.headers(), "application/json", document.json.clone(), &document.hash))
+            Ok(with_etag(
+                request.headers(),
+                "application/json",
+                document.json.clone(),
+                &document.hash,
+            ))
         }
         _ => Err(Status::no_such_path()),
     }
@@ -84,7 +111,10 @@ fn json_answer(value: &Value) -> Response<Body> {
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
-    let offers = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let offers = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let first = offers.flat_map(|value| value.split(',')).find(|offer| {
         let media_type = offer.split(';').next().unwrap_or_default().trim();
         matches!(media_type, "application/json" | "*/*" | "application/*")
@@ -97,9 +127,14 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 
 fn tagged(headers: &HeaderMap, media_type: &'static str, value: &Value) -> Response<Body> {
     let bytes = serde_json::to_vec(value).unwrap_or_default();
-    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+    let hash: String = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect();
     let mut response = with_etag(headers, media_type, bytes.into(), &hash);
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
     response
 }
 
@@ -164,14 +199,23 @@ fn paths(registry: &Registry) -> Vec<String> {
     .into();
     for (name, group) in registry.groups.iter().filter(|(name, _)| !name.is_empty()) {
         paths.push(format!("/apis/{name}"));
-        paths.extend(group.versions.iter().map(|version| format!("/apis/{name}/{}", version.name)));
+        paths.extend(
+            group
+                .versions
+                .iter()
+                .map(|version| format!("/apis/{name}/{}", version.name)),
+        );
     }
     paths.sort();
     paths
 }
 
 fn group(registry: &Registry, name: &str) -> Value {
-    let versions = registry.groups.get(name).map(|group| &group.versions[..]).unwrap_or_default();
+    let versions = registry
+        .groups
+        .get(name)
+        .map(|group| &group.versions[..])
+        .unwrap_or_default();
     let versions: Vec<_> = versions
         .iter()
         .map(|version| json!({ "groupVersion": format!("{name}/{}", version.name), "version": &*version.name }))
@@ -209,7 +253,8 @@ fn discovered(group: &str, version: &Version) -> Value {
         .resources
         .values()
         .map(|resource| {
-            let kind = |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
+            let kind =
+                |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
             let mut row = json!({
                 "resource": &*resource.plural,
                 "responseKind": kind(group, &version.name, &resource.kind),
@@ -241,8 +286,15 @@ fn discovered(group: &str, version: &Version) -> Value {
 
 /// `v1 APIResourceList`.
 fn resource_list(registry: &Registry, group: &str, version: &str) -> Result<Response<Body>> {
-    let versions = registry.groups.get(group).map(|group| &group.versions[..]).unwrap_or_default();
-    let version = versions.iter().find(|it| &*it.name == version).ok_or_else(Status::no_such_path)?;
+    let versions = registry
+        .groups
+        .get(group)
+        .map(|group| &group.versions[..])
+        .unwrap_or_default();
+    let version = versions
+        .iter()
+        .find(|it| &*it.name == version)
+        .ok_or_else(Status::no_such_path)?;
     let mut rows = Vec::new();
     for resource in version.resources.values() {
         let namespaced = resource.scope == Scope::Namespaced;
@@ -269,7 +321,11 @@ fn resource_list(registry: &Registry, group: &str, version: &str) -> Result<Resp
             rows.push(row);
         }
     }
-    let group_version = if group.is_empty() { version.name.to_string() } else { format!("{group}/{}", version.name) };
+    let group_version = if group.is_empty() {
+        version.name.to_string()
+    } else {
+        format!("{group}/{}", version.name)
+    };
     Ok(json_answer(&json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": rows,
     })))

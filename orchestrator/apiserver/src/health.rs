@@ -30,7 +30,10 @@ fn checks(server: &ApiServer, which: &str) -> Vec<Check> {
         all.push(("informer-sync", check(started, "the start has not finished")));
     }
     all.push(("poststarthook/rbac/bootstrap-roles", check(started, "not finished")));
-    all.push(("poststarthook/start-service-ip-repair-controllers", check(started, "not finished")));
+    all.push((
+        "poststarthook/start-service-ip-repair-controllers",
+        check(started, "not finished"),
+    ));
     if which == "readyz" {
         all.push(("shutdown", check(!*server.stop.borrow(), "the server is stopping")));
     }
@@ -49,7 +52,10 @@ pub(crate) fn answer(server: &ApiServer, path: &str, query: &str) -> Result<Resp
             return Err(Status::no_such_path());
         }
     }
-    let excluded: Vec<_> = parameters(query).filter(|(name, _)| name == "exclude").map(|(_, value)| value).collect();
+    let excluded: Vec<_> = parameters(query)
+        .filter(|(name, _)| name == "exclude")
+        .map(|(_, value)| value)
+        .collect();
     checks.retain(|(check, _)| !excluded.iter().any(|it| it == check));
     let failed = checks.iter().any(|(_, result)| result.is_err());
     let verbose = parameters(query).any(|(name, value)| name == "verbose" && value != "false" && value != "0");
@@ -63,7 +69,11 @@ pub(crate) fn answer(server: &ApiServer, path: &str, query: &str) -> Result<Resp
             Err(why) => text.push_str(&format!("[-]{name} failed: {why}\n")),
         }
     }
-    let (code, end) = if failed { (StatusCode::INTERNAL_SERVER_ERROR, "failed") } else { (StatusCode::OK, "passed") };
+    let (code, end) = if failed {
+        (StatusCode::INTERNAL_SERVER_ERROR, "failed")
+    } else {
+        (StatusCode::OK, "passed")
+    };
     text.push_str(&format!("{which} check {end}\n"));
     Ok(body::text(code, text))
 }

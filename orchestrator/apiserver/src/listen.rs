@@ -72,7 +72,11 @@ async fn connection(server: Arc<ApiServer>, socket: TcpStream, tls: TlsAcceptor)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30)).max_concurrent_streams(1000);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(30))
+        .max_concurrent_streams(1000);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(api));
     let mut connection = std::pin::pin!(connection);
     let mut stopping = std::pin::pin!(server.stopping());

@@ -53,23 +53,39 @@ pub struct Metrics {
     watches: Arc<Gauge>,
 }
 
+fn histogram() -> Histogram {
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+    ])
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let requests = Family::default();
-        registry.register("apiserver_request", "Requests by verb, resource and code", requests.clone());
-        let durations = Family::new_with_constructor(|| {
-            Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0])
-        });
+        registry.register(
+            "apiserver_request",
+            "Requests by verb, resource and code",
+            requests.clone(),
+        );
+        let durations = Family::new_with_constructor(histogram as fn() -> Histogram);
         registry.register(
             "apiserver_request_duration_seconds",
             "Time until the answer began, watches and streams left out",
             durations.clone(),
         );
         let rejected = Family::default();
-        registry.register("apiserver_dropped_requests", "Requests answered with 429", rejected.clone());
+        registry.register(
+            "apiserver_dropped_requests",
+            "Requests answered with 429",
+            rejected.clone(),
+        );
         let inflight = Family::default();
-        registry.register("apiserver_current_inflight_requests", "Requests being answered", inflight.clone());
+        registry.register(
+            "apiserver_current_inflight_requests",
+            "Requests being answered",
+            inflight.clone(),
+        );
         let watches: Gauge = Gauge::default();
         registry.register("apiserver_longrunning_requests", "Open watches", watches.clone());
         Self {

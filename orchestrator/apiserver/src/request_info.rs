@@ -114,7 +114,9 @@ pub fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, st
 
 /// Percent-decoding (RFC 3986 §2.1). What is no valid escape stays as it is.
 fn decode(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -133,16 +135,44 @@ mod tests {
             (Method::GET, "/api/v1/pods", "list /v1 '' pods//"),
             (Method::GET, "/api/v1/namespaces", "list /v1 '' namespaces//"),
             (Method::GET, "/api/v1/namespaces/a", "get /v1 'a' namespaces/a/"),
-            (Method::PUT, "/api/v1/namespaces/a/finalize", "update /v1 'a' namespaces/a/finalize"),
+            (
+                Method::PUT,
+                "/api/v1/namespaces/a/finalize",
+                "update /v1 'a' namespaces/a/finalize",
+            ),
             (Method::GET, "/api/v1/namespaces/a/pods?watch=1", "watch /v1 'a' pods//"),
-            (Method::GET, "/api/v1/namespaces/a/pods?watch=false", "list /v1 'a' pods//"),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a/pods?watch=false",
+                "list /v1 'a' pods//",
+            ),
             (Method::GET, "/api/v1/watch/namespaces/a/pods", "watch /v1 'a' pods//"),
-            (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dweb", "list /v1 '' pods/web/"),
-            (Method::POST, "/apis/apps/v1/namespaces/a/deployments", "create apps/v1 'a' deployments//"),
-            (Method::PATCH, "/apis/apps/v1/namespaces/a/deployments/w/scale", "patch apps/v1 'a' deployments/w/scale"),
-            (Method::DELETE, "/api/v1/namespaces/a/pods", "deletecollection /v1 'a' pods//"),
+            (
+                Method::GET,
+                "/api/v1/pods?fieldSelector=metadata.name%3Dweb",
+                "list /v1 '' pods/web/",
+            ),
+            (
+                Method::POST,
+                "/apis/apps/v1/namespaces/a/deployments",
+                "create apps/v1 'a' deployments//",
+            ),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/a/deployments/w/scale",
+                "patch apps/v1 'a' deployments/w/scale",
+            ),
+            (
+                Method::DELETE,
+                "/api/v1/namespaces/a/pods",
+                "deletecollection /v1 'a' pods//",
+            ),
             (Method::DELETE, "/api/v1/nodes/n", "delete /v1 '' nodes/n/"),
-            (Method::GET, "/api/v1/namespaces/a/pods/web%2D0/log", "get /v1 'a' pods/web-0/log"),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a/pods/web%2D0/log",
+                "get /v1 'a' pods/web-0/log",
+            ),
         ];
         for (method, url, expected) in table {
             let it = parse(method, url);
@@ -153,10 +183,22 @@ mod tests {
             assert!(it.is_resource, "{url}");
             assert_eq!(seen, expected, "{url}");
         }
-        for url in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v3/api/v1"] {
+        for url in [
+            "/",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/apis/apps",
+            "/apis/apps/v1",
+            "/healthz",
+            "/openapi/v3/api/v1",
+        ] {
             assert!(!parse(Method::GET, url).is_resource, "{url}");
         }
-        assert_eq!(parse(Method::GET, "/api/v1/namespaces/a/services/s/proxy/x/y").rest, ["x", "y"]);
+        assert_eq!(
+            parse(Method::GET, "/api/v1/namespaces/a/services/s/proxy/x/y").rest,
+            ["x", "y"]
+        );
     }
 
     #[test]

@@ -139,7 +139,9 @@ impl Requirement {
             return requirement(key, Operator::Absent);
         }
         if let Some(set) = term.strip_suffix(')') {
-            let (left, values) = set.split_once('(').ok_or_else(|| format!("unexpected ')' in {term:?}"))?;
+            let (left, values) = set
+                .split_once('(')
+                .ok_or_else(|| format!("unexpected ')' in {term:?}"))?;
             let values: Vec<_> = values.split(',').map(|value| value.trim().to_owned()).collect();
             values.iter().try_for_each(|value| check_value(value))?;
             let (key, operator) = left.trim_end().rsplit_once(char::is_whitespace).unwrap_or((left, ""));
@@ -158,14 +160,23 @@ impl Requirement {
         let (key, operation) = term.split_at(at);
         let number = |value: &str| {
             let value = value.trim();
-            value.parse().map_err(|_| format!("{value:?} must be an integer for '>' and '<'"))
+            value
+                .parse()
+                .map_err(|_| format!("{value:?} must be an integer for '>' and '<'"))
         };
         for sign in ["==", "=", "!="] {
             if let Some(value) = operation.strip_prefix(sign) {
                 let value = value.trim();
                 check_value(value)?;
                 let values = vec![value.to_owned()];
-                return requirement(key, if sign == "!=" { Operator::NotIn(values) } else { Operator::In(values) });
+                return requirement(
+                    key,
+                    if sign == "!=" {
+                        Operator::NotIn(values)
+                    } else {
+                        Operator::In(values)
+                    },
+                );
             }
         }
         if let Some(value) = operation.strip_prefix('>') {
@@ -228,10 +239,14 @@ fn check_word(word: &str) -> std::result::Result<(), &'static str> {
         return Err("must be no more than 63 characters");
     }
     let ends = [bytes.first(), bytes.last()];
-    let fine = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+    let fine = bytes
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
     if !fine || !ends.iter().flatten().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err("must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
-                    alphanumeric character");
+        return Err(
+            "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                    alphanumeric character",
+        );
     }
     Ok(())
 }
@@ -247,7 +262,9 @@ impl FieldSelector {
             if term.is_empty() {
                 continue;
             }
-            let sign = ["!=", "==", "="].into_iter().filter_map(|sign| Some((term.find(sign)?, sign)));
+            let sign = ["!=", "==", "="]
+                .into_iter()
+                .filter_map(|sign| Some((term.find(sign)?, sign)));
             let Some((at, sign)) = sign.min_by_key(|(at, sign)| (*at, usize::MAX - sign.len())) else {
                 let message = format!("invalid selector: {text:?}; can't understand {term:?}");
                 return Err(Status::bad_request(message));
@@ -259,8 +276,11 @@ impl FieldSelector {
                 _ => {
                     let at = resource.selectable.iter().position(|field| &*field.name == name);
                     Place::Indexed(at.ok_or_else(|| {
-                        Status::bad_request(format!("field label not supported: {name}"))
-                            .with_cause("FieldLabelNotSupported", format!("{} of {}", name, resource.qualified()), name)
+                        Status::bad_request(format!("field label not supported: {name}")).with_cause(
+                            "FieldLabelNotSupported",
+                            format!("{} of {}", name, resource.qualified()),
+                            name,
+                        )
                     })?)
                 }
             };
@@ -351,11 +371,22 @@ mod tests {
         ] {
             assert!(matches(selector, &labels), "{selector}");
         }
-        for selector in ["app=db", "app!=web", "other", "!app", "app in (db)", "app notin (web)", "n>5", "app>1", "other in (a)"]
-        {
+        for selector in [
+            "app=db",
+            "app!=web",
+            "other",
+            "!app",
+            "app in (db)",
+            "app notin (web)",
+            "n>5",
+            "app>1",
+            "other in (a)",
+        ] {
             assert!(!matches(selector, &labels), "{selector}");
         }
-        for selector in ["a b", "a in b", "a in (b", "=b", "a=b c", "a>x", "a is (b)", "a=-", "/a", "a!b", "a=b)"] {
+        for selector in [
+            "a b", "a in b", "a in (b", "=b", "a=b c", "a>x", "a is (b)", "a=-", "/a", "a!b", "a=b)",
+        ] {
             assert!(LabelSelector::parse(selector).is_err(), "{selector}");
         }
     }
@@ -369,7 +400,9 @@ mod tests {
         let selector = LabelSelector::from_object(&selector).unwrap();
         assert!(selector.matches_object(&json!({ "metadata": { "labels": { "app": "web", "tier": "b" } } })));
         assert!(!selector.matches_object(&json!({ "metadata": { "labels": { "app": "web", "tier": "b", "x": "" } } })));
-        assert!(LabelSelector::from_object(&json!({ "matchExpressions": [{ "key": "x", "operator": "Like" }] })).is_err());
+        assert!(
+            LabelSelector::from_object(&json!({ "matchExpressions": [{ "key": "x", "operator": "Like" }] })).is_err()
+        );
     }
 
     #[test]

@@ -6,7 +6,9 @@ use crate::{
     authn::{Credentials, User, impersonate},
     authz::{self, Attributes, Authorizer as _, FieldRequirement},
     core::{ApiServer, unknown_resource},
-    discovery, handlers::Call, health,
+    discovery,
+    handlers::Call,
+    health,
     http::{Accept, Body, body, body::BoxError, negotiate::takes_gzip},
     metrics::RequestLabels,
     request_info::{RequestInfo, parameters},
@@ -79,7 +81,9 @@ where
             let answer = futures::FutureExt::catch_unwind(AssertUnwindSafe(answer(server, request)));
             Ok(answer.await.unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+                let text = text
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("unknown");
                 tracing::error!(panic = text, "a request failed by a fault of this server");
                 Status::internal("this server has a fault; its log names it").response()
             }))
@@ -127,7 +131,11 @@ where
 }
 
 fn known(server: &ApiServer, labels: &RequestLabels) -> bool {
-    server.registry.load().resource(&labels.group, &labels.version, &labels.resource).is_some()
+    server
+        .registry
+        .load()
+        .resource(&labels.group, &labels.version, &labels.resource)
+        .is_some()
 }
 
 /// `299 - "text"`. Source: RFC 7234 §5.5; what no header may hold is replaced.
@@ -148,7 +156,10 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let streams = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log");
+    let streams = matches!(
+        info.subresource.as_str(),
+        "exec" | "attach" | "portforward" | "proxy" | "log"
+    );
     let long = info.verb == "watch" || (info.is_resource && streams);
     let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let kind = if writes { "mutating" } else { "readOnly" };
@@ -183,11 +194,28 @@ where
     if !decision.allowed() {
         return Err(authz::forbidden(&attributes, &decision.reason).into());
     }
-    if !info.is_resource {
-        return discovery::answer(server, &request, &info).await;
+    // A stream into a pod is a write however it is asked for. Source: KEP-5515.
+    if info.verb == "get" && matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
+        let attributes = Attributes {
+            verb: "create",
+            ..attributes
+        };
+        let decision = server.authorizer.authorize(&attributes);
+        if !decision.allowed() {
+            return Err(authz::forbidden(&attributes, &decision.reason).into());
+        }
     }
-    let resource = server.resource(&info.group, &info.version, &info.resource).ok_or_else(unknown_resource)?;
-    let accept = if streams { Accept::JSON } else { Accept::read(request.headers())? };
+    if !info.is_resource {
+        return discovery::answer(server, &request, &info);
+    }
+    let resource = server
+        .resource(&info.group, &info.version, &info.resource)
+        .ok_or_else(unknown_resource)?;
+    let accept = if streams {
+        Accept::JSON
+    } else {
+        Accept::read(request.headers())?
+    };
     let on_upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
     let (parts, incoming) = request.into_parts();
     let call = Arc::new(Call {
@@ -214,7 +242,9 @@ where
         work.await
     } else {
         let late = |_| Status::timeout("request did not complete within the allotted timeout", 1);
-        tokio::time::timeout(server.settings.request_timeout, work).await.map_err(late)?
+        tokio::time::timeout(server.settings.request_timeout, work)
+            .await
+            .map_err(late)?
     };
     warnings.append(&mut call.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     response
@@ -234,7 +264,9 @@ fn who<B>(server: &ApiServer, request: &Request<B>) -> Result<User> {
                 certificate: certificate.map(|it| &*it.0),
                 authorization,
             };
-            server.authenticator.authenticate(credentials, server, Timestamp::now().as_second())?
+            server
+                .authenticator
+                .authenticate(credentials, server, Timestamp::now().as_second())?
         }
     };
     Ok(impersonate::apply(user, request.headers(), &server.authorizer)?)
@@ -246,7 +278,9 @@ fn selector_requirements(info: &RequestInfo, query: &str) -> Vec<FieldRequiremen
         return Vec::new();
     }
     let selectors = parameters(query).filter(|(name, _)| name == "fieldSelector");
-    let terms: Vec<String> = selectors.flat_map(|(_, text)| text.split(',').map(str::to_owned).collect::<Vec<_>>()).collect();
+    let terms: Vec<String> = selectors
+        .flat_map(|(_, text)| text.split(',').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     let terms = terms.iter().filter_map(|term| {
         let (field, value) = term.split_once('=')?;
         let equals = !field.ends_with('!');
@@ -277,4 +311,3 @@ impl Drop for Inflight<'_> {
         }
     }
 }
-

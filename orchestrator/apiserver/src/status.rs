@@ -1,6 +1,7 @@
 //! [`Status`]: every error that a client sees, with upstream's reasons, codes and causes (`meta/v1 Status`).
 
-use fairlead_schema::Resource;
+use crate::{managed_fields::ApplyError, patch::PatchError, rejection::Rejection};
+use fairlead_schema::{Resource, validate};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::fmt;
@@ -98,7 +99,10 @@ impl Status {
 
     /// 409: somebody else was faster, or a precondition does not hold.
     pub fn conflict(resource: &Resource, name: &str, why: impl fmt::Display) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: {why}",
+            resource.qualified()
+        );
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource, name)
     }
 
@@ -157,16 +161,16 @@ impl Status {
 
     /// 405.
     pub fn method_not_allowed(resource: &Resource, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind {:?}", resource.qualified());
+        let message = format!(
+            "{action} is not supported on resources of kind {:?}",
+            resource.qualified()
+        );
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about(resource, "")
     }
 
     /// 406.
     pub fn not_acceptable(offered: &[&str]) -> Self {
-        let message = format!(
-            "only the following media types are accepted: {}",
-            offered.join(", ")
-        );
+        let message = format!("only the following media types are accepted: {}", offered.join(", "));
         Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 
@@ -268,7 +272,11 @@ impl Details {
         if !self.causes.is_empty() {
             let causes = self.causes.iter().map(|cause| {
                 let mut one = json!({});
-                for (key, text) in [("reason", &cause.reason), ("message", &cause.message), ("field", &cause.field)] {
+                for (key, text) in [
+                    ("reason", &cause.reason),
+                    ("message", &cause.message),
+                    ("field", &cause.field),
+                ] {
                     if !text.is_empty() {
                         one[key] = json!(text);
                     }
@@ -301,4 +309,58 @@ pub fn success(details: &Details) -> Value {
         status["details"] = details.to_json();
     }
     status
+}
+
+impl From<PatchError> for Status {
+    fn from(error: PatchError) -> Self {
+        let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(code, error.reason(), error.to_string())
+    }
+}
+
+impl From<ApplyError> for Status {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::BadRequest(text) => Self::bad_request(text),
+            ApplyError::Conflicts(conflicts) => {
+                let mut status = Self::new(StatusCode::CONFLICT, "Conflict", conflicts.to_string());
+                for conflict in &conflicts.0 {
+                    status = status.with_cause("FieldManagerConflict", conflict.message(), &conflict.field());
+                }
+                status
+            }
+        }
+    }
+}
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        let code = StatusCode::from_u16(rejection.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let details = *rejection.details;
+        let causes = details.causes.into_iter().map(|it| Cause {
+            reason: it.reason.to_owned(),
+            message: it.message,
+            field: it.field,
+        });
+        let mut status = Self::new(code, rejection.reason, rejection.message);
+        status.details = Details {
+            name: details.name,
+            group: details.group,
+            kind: details.kind,
+            uid: String::new(),
+            causes: causes.collect(),
+            retry_after_s: details.retry_after_s,
+        };
+        status
+    }
+}
+
+impl From<validate::Cause> for Cause {
+    fn from(cause: validate::Cause) -> Self {
+        Self {
+            reason: cause.reason.to_string(),
+            message: cause.message,
+            field: cause.field,
+        }
+    }
 }

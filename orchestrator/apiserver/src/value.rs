@@ -41,7 +41,10 @@ pub fn compare(a: &Value, b: &Value) -> Ordering {
             first_difference(items).then_with(|| a.len().cmp(&b.len()))
         }
         (Value::Object(a), Value::Object(b)) => {
-            let fields = a.iter().zip(b).map(|(a, b)| a.0.cmp(b.0).then_with(|| compare(a.1, b.1)));
+            let fields = a
+                .iter()
+                .zip(b)
+                .map(|(a, b)| a.0.cmp(b.0).then_with(|| compare(a.1, b.1)));
             first_difference(fields).then_with(|| a.len().cmp(&b.len()))
         }
         _ => rank(a).cmp(&rank(b)),
@@ -91,7 +94,9 @@ fn compare_numbers(a: &Number, b: &Number) -> Ordering {
 
 fn compare_whole(whole: i128, float: f64) -> Ordering {
     // The cast saturates, which orders everything beyond the range of whole numbers rightly.
-    whole.cmp(&(float.trunc() as i128)).then_with(|| 0.0f64.total_cmp(&(float.fract() + 0.0)))
+    whole
+        .cmp(&(float.trunc() as i128))
+        .then_with(|| 0.0f64.total_cmp(&(float.fract() + 0.0)))
 }
 
 #[cfg(test)]
@@ -107,7 +112,10 @@ mod tests {
         assert_eq!(canonical(&json!(1.0)), canonical(&json!(1)));
         assert_ne!(canonical(&json!("1")), canonical(&json!(1)));
         // 2^53 + 1 is not a float.
-        assert_eq!(compare(&json!(9_007_199_254_740_993i64), &json!(9_007_199_254_740_992.0)), Ordering::Greater);
+        assert_eq!(
+            compare(&json!(9_007_199_254_740_993i64), &json!(9_007_199_254_740_992.0)),
+            Ordering::Greater
+        );
         assert_eq!(compare(&json!(u64::MAX), &json!(1e300)), Ordering::Less);
         assert_eq!(compare(&json!(1), &json!(1.5)), Ordering::Less);
         assert_eq!(compare(&json!(-1), &json!(-1.5)), Ordering::Greater);
@@ -115,7 +123,14 @@ mod tests {
 
     #[test]
     fn kinds_are_ordered() {
-        let values = [json!(2), json!("a"), json!(false), json!([1]), json!({"a": 1}), json!(null)];
+        let values = [
+            json!(2),
+            json!("a"),
+            json!(false),
+            json!([1]),
+            json!({"a": 1}),
+            json!(null),
+        ];
         for (at, value) in values.iter().enumerate() {
             for (other_at, other) in values.iter().enumerate() {
                 assert_eq!(compare(value, other), at.cmp(&other_at), "{value} {other}");

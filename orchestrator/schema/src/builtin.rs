@@ -67,7 +67,14 @@ struct FieldRow<'a> {
 #[serde(untagged)]
 enum ListRow<'a> {
     Keys(#[serde(borrow)] Vec<Cow<'a, str>>),
-    Word(#[serde(borrow)] Cow<'a, str>),
+    Word(SetWord),
+}
+
+/// The one word.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SetWord {
+    Set,
 }
 
 /// Number, encoding, and the words `pointer` and `always`.
@@ -168,7 +175,7 @@ impl Loader {
             let item = self.plain(item);
             let kind = match &field.list {
                 None => ListKind::Atomic,
-                Some(ListRow::Word(_)) => ListKind::Set,
+                Some(ListRow::Word(SetWord::Set)) => ListKind::Set,
                 Some(ListRow::Keys(keys)) => ListKind::Map {
                     keys: keys.iter().map(|key| self.string(key)).collect(),
                 },

@@ -105,7 +105,7 @@ impl Registry {
     /// # Panics
     /// Never with the tables that are compiled in: a test reads them with the same code.
     pub fn builtin() -> Self {
-        from_tables(&builtin_types()).expect("the embedded tables are correct")
+        from_tables(&Types::builtin()).expect("the embedded tables are correct")
     }
 
     /// The resource as which objects of `resource` are stored: itself, but for those that share the storage of another
@@ -215,6 +215,7 @@ fn resource(types: &Arc<Types>, group: &str, version: &str, plural: &str, row: &
         None => stored.then_some((group, version, plural)),
     };
     Ok(Resource {
+        own_list_kind: None,
         group: group.into(),
         version: version.into(),
         kind: row.kind.as_str().into(),
@@ -301,19 +302,6 @@ pub fn priority(version: &str) -> impl Ord + use<> {
         Some((1, major, stage.strip_prefix("alpha")?.parse().ok()?))
     };
     (parsed(), std::cmp::Reverse(version.to_owned()))
-}
-
-/// The types that rows refer to, declared by name.
-fn builtin_types() -> Arc<Types> {
-    let rows: BTreeMap<String, BTreeMap<String, Row>> = toml::from_str(KINDS).unwrap_or_default();
-    let mut types = Types::default();
-    for (api_version, rows) in &rows {
-        let (group, version) = split_api_version(api_version);
-        for row in rows.values() {
-            types.declare(&type_name(group, version, &row.kind));
-        }
-    }
-    Arc::new(types)
 }
 
 #[cfg(test)]

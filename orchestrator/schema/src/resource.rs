@@ -45,6 +45,8 @@ pub struct Resource {
     pub hooks: Vec<Arc<str>>,
     /// Columns of `kubectl get`.
     pub columns: Vec<Column>,
+    /// `kind` of a list, where it is not the kind with `List` behind it (CRDs may name it).
+    pub own_list_kind: Option<Arc<str>>,
     /// `Some` for a resource that a CustomResourceDefinition brought.
     pub custom: Option<Arc<str>>,
     /// What that definition says about the objects of this version.
@@ -193,7 +195,24 @@ impl Registry {
     }
 }
 
+impl Storage {
+    /// The version in which it is stored, as in `apiVersion`.
+    pub fn api_version(&self) -> String {
+        match self.prefix.split('/').next() {
+            None | Some("core") => self.version.to_string(),
+            Some(group) => format!("{group}/{}", self.version),
+        }
+    }
+}
+
 impl Resource {
+    /// `kind` of a list of these.
+    pub fn list_kind(&self) -> String {
+        self.own_list_kind
+            .as_ref()
+            .map_or_else(|| format!("{}List", self.kind), ToString::to_string)
+    }
+
     /// `v1` or `apps/v1`, as in `apiVersion`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {

@@ -2,7 +2,10 @@
 
 use crate::Key;
 use bytes::Bytes;
-use futures::{future::BoxFuture, stream::BoxStream};
+use futures::{
+    future::{self, BoxFuture},
+    stream::BoxStream,
+};
 use std::{io, path::Path};
 
 /// Number of a write; one sequence for the whole store, strictly growing, never reused, also not after a crash. 0: before
@@ -162,8 +165,25 @@ pub trait Backend: Send + Sync + 'static {
     /// Reads.
     fn range(&self, query: RangeQuery) -> BoxFuture<'_, Result<Range, StoreError>>;
 
-    /// Every change after `from`, in batches, without end. With `prefix`, those of one resource.
+    /// Every change after `from`, in batches, without end. With `prefix`, those of one resource. Errors end it:
+    /// [`StoreError::Compacted`] when `from` is no longer kept, [`StoreError::Future`] when it has not happened,
+    /// [`StoreError::Closed`].
     fn watch(&self, prefix: Option<String>, from: Revision) -> BoxStream<'static, Result<Vec<Change>, StoreError>>;
+
+    /// The first changes after `from` that happened already, and the revision up to which they are all: `from` itself when
+    /// there is none. A backend that does not tell says that everything before now is compacted.
+    fn history(&self, from: Revision) -> BoxFuture<'_, Result<(Vec<Change>, Revision), StoreError>> {
+        let newest = self.revision();
+        let result = if from < newest {
+            Err(StoreError::Compacted {
+                asked: from,
+                oldest: newest,
+            })
+        } else {
+            Ok((Vec::new(), from))
+        };
+        Box::pin(future::ready(result))
+    }
 
     /// Forgets history before this revision, step by step; reads and writes go on meanwhile.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -171,6 +191,30 @@ pub trait Backend: Send + Sync + 'static {
     /// The newest revision.
     fn revision(&self) -> Revision;
 
+    /// Revisions, first and last, that were acknowledged as [`Durability::Relaxed`] or only set aside, and were lost in a
+    /// crash. Who has seen one of them has seen what did not last, and must list again.
+    fn lost(&self) -> Vec<(Revision, Revision)> {
+        Vec::new()
+    }
+
     /// Writes a consistent copy to a new file.
     fn snapshot<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<Revision, StoreError>>;
+}
+
+/// Whether the condition of a transaction holds for what is there.
+pub(crate) fn condition(txn: &Txn, found: Option<&Record>) -> Result<(), StoreError> {
+    let holds = match (txn.expect, found) {
+        // Deleting nothing would be a revision without a change.
+        (Expect::Absent, None) => txn.operation != Operation::Delete,
+        (Expect::At(revision), Some(record)) => record.modified == revision,
+        _ => false,
+    };
+    if holds {
+        return Ok(());
+    }
+    Err(StoreError::Conflict {
+        key: txn.key.clone(),
+        expect: txn.expect,
+        found: found.cloned().map(Box::new),
+    })
 }

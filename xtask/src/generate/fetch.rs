@@ -86,7 +86,7 @@ pub(super) struct Sources {
 /// # Errors
 /// No address gave the file, its checksum differs, or `curl`, `sha256sum`, `dpkg-deb` or `unzip` failed.
 pub(super) fn sources(progress: &Progress) -> Result<Sources> {
-    for program in ["curl", "sha256sum", "dpkg-deb", "unzip"] {
+    for program in ["curl", "sha256sum", "dpkg-deb", "unzip", "gzip"] {
         tools::find(program).with_context(|| format!("{program} is not on this machine; install it"))?;
     }
     let cache = cache()?;

@@ -434,6 +434,15 @@ impl Wire {
 }
 
 impl Type {
+    /// Its kinds as `apps/v1 Deployment`, `v1 Pod`.
+    pub(super) fn api_versions(&self) -> Vec<String> {
+        let kinds = self.kinds.iter().map(|[group, version, kind]| match &**group {
+            "" => format!("{version} {kind}"),
+            group => format!("{group}/{version} {kind}"),
+        });
+        kinds.collect()
+    }
+
     /// One line of JSON, the name first.
     pub(super) fn to_json(&self) -> String {
         let mut parts = vec![format!("\"name\":{}", json!(self.name))];

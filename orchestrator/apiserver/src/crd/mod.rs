@@ -17,9 +17,11 @@ pub mod prune;
 mod registry;
 pub mod rows;
 pub mod structural;
+pub mod task;
 pub mod validate;
 
 pub use registry::{Definitions, Rebuilt};
+pub use task::Watcher;
 
 use fairlead_schema::{CustomSchema, Fault};
 use serde_json::Value;

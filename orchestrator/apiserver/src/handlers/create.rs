@@ -59,7 +59,9 @@ pub(crate) async fn store(
     }
     call.check_namespace(&mut value)?;
     if !object::meta(&value, "resourceVersion").is_empty() {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Status::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     let given = object::meta(&value, "name").to_owned();
     let prefix = object::meta(&value, "generateName").to_owned();

@@ -1,11 +1,6 @@
 //! DELETE of one object and of many: preconditions, grace, finalizers.
 
-use super::{
-    Call,
-    list::Filter,
-    present,
-    write::Outcome,
-};
+use super::{Call, list::Filter, present, write::Outcome};
 use crate::{
     admission::{Attributes, Operation as Admitted},
     hooks,
@@ -63,7 +58,11 @@ pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> 
     let resource = &call.resource;
     let key = object::key(resource, &call.info.namespace, name)?;
     for _ in 0..TRIES {
-        let entry = call.server.cache.get(&key).ok_or_else(|| Status::not_found(resource, name))?;
+        let entry = call
+            .server
+            .cache
+            .get(&key)
+            .ok_or_else(|| Status::not_found(resource, name))?;
         let old = present::object_of(resource, &entry)?;
         check_preconditions(call, name, options, &old)?;
         let attributes = Attributes {
@@ -75,15 +74,24 @@ pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> 
             user: &call.user,
             dry_run: options.dry_run,
         };
-        let warnings = call.server.admission.validate(&attributes, Some(&old), None, &*call.server)?;
+        let warnings = call
+            .server
+            .admission
+            .validate(&attributes, Some(&old), None, &*call.server)?;
         warnings.into_iter().for_each(|text| call.warn(text));
         let new = mark(call, options, &old);
         let outcome = match &new {
             Some(new) if *new == old => return Ok(Removed::Later(Outcome::Stored(entry))),
             Some(new) if options.dry_run => return Ok(Removed::Later(Outcome::Dry(new.clone()))),
             None if options.dry_run => return Ok(Removed::Gone(entry)),
-            Some(new) => call.commit(key.clone(), Expect::At(entry.revision), call.put(new)).await,
-            None => call.commit(key.clone(), Expect::At(entry.revision), Operation::Delete).await,
+            Some(new) => {
+                call.commit(key.clone(), Expect::At(entry.revision), call.put(new))
+                    .await
+            }
+            None => {
+                call.commit(key.clone(), Expect::At(entry.revision), Operation::Delete)
+                    .await
+            }
         };
         match outcome {
             Ok(Some(stored)) => return Ok(Removed::Later(Outcome::Stored(stored))),
@@ -122,7 +130,10 @@ fn check_preconditions(call: &Call, name: &str, options: &DeleteOptions, old: &V
 fn mark(call: &Call, options: &DeleteOptions, old: &Value) -> Option<Value> {
     let resource = &call.resource;
     let mut new = old.clone();
-    match options.propagation.unwrap_or_else(|| hooks::default_propagation(resource, old)) {
+    match options
+        .propagation
+        .unwrap_or_else(|| hooks::default_propagation(resource, old))
+    {
         Propagation::Orphan => object::set_finalizer(&mut new, Some(object::ORPHAN), &[object::FOREGROUND]),
         Propagation::Foreground => object::set_finalizer(&mut new, Some(object::FOREGROUND), &[object::ORPHAN]),
         // What was asked for explicitly overrides an earlier wish; silence does not.
@@ -172,7 +183,7 @@ pub(crate) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Respo
         }
     }
     let list = json!({
-        "kind": super::list::list_kind(&call.resource), "apiVersion": call.resource.api_version(),
+        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(),
         "metadata": { "resourceVersion": page.revision.to_string() }, "items": deleted,
     });
     if call.accept.form == Form::Table {

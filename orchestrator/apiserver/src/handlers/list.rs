@@ -15,7 +15,6 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-use fairlead_schema::Resource;
 use fairlead_store::{Entry, Snapshot, StoreError};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -65,7 +64,9 @@ impl Filter {
     }
 
     pub(crate) fn passes(&self, entry: &Entry) -> bool {
-        self.namespace.as_deref().is_none_or(|namespace| *entry.key.namespace == *namespace)
+        self.namespace
+            .as_deref()
+            .is_none_or(|namespace| *entry.key.namespace == *namespace)
             && self.name.as_deref().is_none_or(|name| *entry.key.name == *name)
             && self.fields.matches_entry(entry)
             && self.labels.matches_entry(entry)
@@ -114,7 +115,9 @@ pub(crate) async fn list(call: &Call) -> Result<Response<Body>> {
 /// Finds the objects of a page.
 pub(crate) async fn page(call: &Call, options: &ListOptions, filter: &Filter) -> Result<Page> {
     let storage = call.resource.storage.as_ref();
-    let prefix = &storage.ok_or_else(|| Status::method_not_allowed(&call.resource, "list"))?.prefix;
+    let prefix = &storage
+        .ok_or_else(|| Status::method_not_allowed(&call.resource, "list"))?
+        .prefix;
     let token = match options.continue_token.as_str() {
         "" => None,
         text => Some(ContinueToken::decode(text)?),
@@ -145,12 +148,7 @@ pub(crate) async fn page(call: &Call, options: &ListOptions, filter: &Filter) ->
     })
 }
 
-async fn snapshot(
-    call: &Call,
-    prefix: &str,
-    options: &ListOptions,
-    token: Option<&ContinueToken>,
-) -> Result<Snapshot> {
+async fn snapshot(call: &Call, prefix: &str, options: &ListOptions, token: Option<&ContinueToken>) -> Result<Snapshot> {
     let cache = &call.server.cache;
     let asked = options.revision()?;
     let exact = match (token, asked) {
@@ -196,15 +194,10 @@ fn list_meta(page: &Page) -> Value {
     meta
 }
 
-/// `Kind` of the list of a resource.
-pub(crate) fn list_kind(resource: &Resource) -> String {
-    resource.list_kind.as_ref().map_or_else(|| format!("{}List", resource.kind), ToString::to_string)
-}
-
 /// The list as stored texts behind one another: objects are neither parsed nor copied.
 fn objects(call: &Call, page: Page) -> Result<Response<Body>> {
     let head = json!({
-        "kind": list_kind(&call.resource), "apiVersion": call.resource.api_version(), "metadata": list_meta(&page),
+        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "metadata": list_meta(&page),
     });
     let mut head = serde_json::to_vec(&head).unwrap_or_default();
     head.pop();
@@ -216,7 +209,9 @@ fn objects(call: &Call, page: Page) -> Result<Response<Body>> {
         }
         pieces.push(present::text_of(&call.resource, entry)?);
     }
-    let pieces = std::iter::once(Bytes::from(head)).chain(pieces).chain([Bytes::from_static(b"]}")]);
+    let pieces = std::iter::once(Bytes::from(head))
+        .chain(pieces)
+        .chain([Bytes::from_static(b"]}")]);
     let body = body::streamed(futures::stream::iter(body::coalesce(pieces).map(Ok)));
     Ok(body::with_type(StatusCode::OK, "application/json", body))
 }
@@ -235,7 +230,7 @@ fn transformed(call: &Call, form: Form, options: &ListOptions, page: &Page) -> R
             json!({ "kind": "PartialObjectMetadataList", "apiVersion": version, "items": items })
         }
         Form::Object => json!({
-            "kind": list_kind(&call.resource), "apiVersion": call.resource.api_version(), "items": values,
+            "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "items": values,
         }),
     };
     shown["metadata"] = list_meta(page);

@@ -5,16 +5,16 @@ mod delete;
 mod list;
 mod patch;
 mod present;
-mod stored;
 mod subresource;
 mod update;
 mod watch;
-mod write;
+pub(crate) mod write;
 
 use crate::{
     authn::User,
     core::ApiServer,
     http::{Accept, Body, Payload, body, options::WriteOptions},
+    managed_fields,
     request_info::RequestInfo,
     status::{Result, Status},
 };
@@ -82,13 +82,11 @@ impl Call {
 
     /// Who manages the fields that this request sets: as it says, else the program's name.
     pub(crate) fn manager(&self, options: &WriteOptions) -> String {
-        if !options.field_manager.is_empty() {
-            return options.field_manager.clone();
-        }
-        let agent = self.headers.get(http::header::USER_AGENT).and_then(|it| it.to_str().ok());
-        let program = agent.and_then(|agent| agent.split('/').next()).unwrap_or_default().trim();
-        let program = if program.is_empty() { "unknown" } else { program };
-        program.chars().take(128).collect()
+        let agent = self
+            .headers
+            .get(http::header::USER_AGENT)
+            .and_then(|it| it.to_str().ok());
+        managed_fields::manager_name(&options.field_manager, agent.unwrap_or_default())
     }
 
     pub(crate) fn payload(&self, body: &Bytes) -> Result<Payload> {

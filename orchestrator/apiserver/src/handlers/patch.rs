@@ -9,12 +9,14 @@ use crate::{
         Body, Payload, body,
         options::{FieldValidation, WriteOptions},
     },
-    managed_fields::{self, Manager},
-    object, patch as patches,
+    managed_fields, object, patch as patches,
     status::{Result, Status},
 };
 use bytes::Bytes;
-use fairlead_schema::{read, strict};
+use fairlead_schema::{
+    read,
+    strict::{self, FieldProblem},
+};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
@@ -34,29 +36,36 @@ pub(crate) async fn part(call: &Call, body: &Bytes, part: Part<'_>) -> Result<Re
     let custom = call.resource.custom.is_some();
     let media_type = body::media_type(&call.headers).unwrap_or_default();
     if media_type != APPLY_YAML && options.force.is_some() {
-        return Err(Status::bad_request("force: Forbidden: may not be specified for non-apply patch"));
+        return Err(Status::bad_request(
+            "force: Forbidden: may not be specified for non-apply patch",
+        ));
     }
-    let manager = call.manager(&options);
-    let manager = Some(manager);
-    let change: Box<dyn Fn(Option<&Value>) -> Result<Change> + Sync + '_> = match media_type.as_str() {
+    let (options, manager) = (&options, &call.manager(&options));
+    let change: Box<dyn Fn(Option<&Value>) -> Result<Change> + Send + Sync + '_> = match media_type.as_str() {
         JSON_PATCH => {
-            let patch = patches::json::Patch::read(body)?;
-            Box::new(move |old| patched(call, &options, old, &manager, |old| patch.apply(old)))
+            let patch: Value = serde_json::from_slice(body)
+                .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+            Box::new(move |old| patched(call, options, old, manager, |old| Ok(patches::json_patch(old, &patch)?)))
         }
         MERGE_PATCH => {
             let (patch, duplicates) = read_patch(body)?;
-            warn_duplicates(call, &options, &duplicates)?;
-            Box::new(move |old| patched(call, &options, old, &manager, |old| Ok(patches::merge::apply(old, &patch))))
+            warn_duplicates(call, options, &duplicates)?;
+            Box::new(move |old| {
+                patched(call, options, old, manager, |old| {
+                    Ok(patches::merge_patch(old, &patch)?)
+                })
+            })
         }
         STRATEGIC_PATCH if !custom => {
             let (patch, duplicates) = read_patch(body)?;
-            warn_duplicates(call, &options, &duplicates)?;
+            warn_duplicates(call, options, &duplicates)?;
             let (types, ty) = (&call.resource.types, call.resource.ty);
             Box::new(move |old| {
-                patched(call, &options, old, &manager, |old| patches::strategic::apply(types, ty, old, &patch))
+                let apply = |old: &Value| Ok(patches::strategic_merge_patch(types, ty, old, &patch)?);
+                patched(call, options, old, manager, apply)
             })
         }
-        APPLY_YAML => return apply(call, body, part, &options).await,
+        APPLY_YAML => return apply(call, body, part, options).await,
         _ if custom => return Err(Status::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, APPLY_YAML])),
         _ => {
             return Err(Status::unsupported_media_type(&[
@@ -67,12 +76,11 @@ pub(crate) async fn part(call: &Call, body: &Bytes, part: Part<'_>) -> Result<Re
             ]));
         }
     };
-    let options = call.write_options()?;
-    let (outcome, _) = call.modify(part, &options, false, &*change).await?;
+    let (outcome, _) = call.modify(part, options, false, &*change).await?;
     create::respond(call, StatusCode::OK, outcome)
 }
 
-fn read_patch(body: &Bytes) -> Result<(Value, Vec<String>)> {
+fn read_patch(body: &Bytes) -> Result<(Value, Vec<FieldProblem>)> {
     let (patch, duplicates) =
         read::json(body).map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
     if !patch.is_object() {
@@ -81,14 +89,20 @@ fn read_patch(body: &Bytes) -> Result<(Value, Vec<String>)> {
     Ok((patch, duplicates))
 }
 
-fn warn_duplicates(call: &Call, options: &WriteOptions, duplicates: &[String]) -> Result<()> {
-    let problems: Vec<_> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+fn warn_duplicates(call: &Call, options: &WriteOptions, duplicates: &[FieldProblem]) -> Result<()> {
+    let problems: Vec<_> = duplicates
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     match options.field_validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => problems.into_iter().for_each(|problem| call.warn(problem)),
         FieldValidation::Strict if problems.is_empty() => {}
         FieldValidation::Strict => {
-            return Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))));
+            return Err(Status::bad_request(format!(
+                "strict decoding error: {}",
+                problems.join(", ")
+            )));
         }
     }
     Ok(())
@@ -99,7 +113,7 @@ fn patched(
     call: &Call,
     options: &WriteOptions,
     old: Option<&Value>,
-    manager: &Option<String>,
+    manager: &str,
     apply: impl Fn(&Value) -> Result<Value>,
 ) -> Result<Change> {
     let old = old.ok_or_else(|| Status::not_found(&call.resource, &call.info.name))?;
@@ -124,16 +138,21 @@ fn patched(
     call.check_namespace(&mut new)?;
     Ok(Change {
         new,
-        manager: manager.clone(),
+        manager: Some(manager.to_owned()),
     })
 }
 
 /// Server-side apply.
 async fn apply(call: &Call, body: &Bytes, part: Part<'_>, options: &WriteOptions) -> Result<Response<Body>> {
     if options.field_manager.is_empty() {
-        let message = "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        let message =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
         let mut status = Status::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
-        status = status.with_cause("FieldValueRequired", "Required value: is required for apply patch", "fieldManager");
+        status = status.with_cause(
+            "FieldValueRequired",
+            "Required value: is required for apply patch",
+            "fieldManager",
+        );
         return Err(status);
     }
     let (value, duplicates) =
@@ -157,17 +176,56 @@ async fn apply(call: &Call, body: &Bytes, part: Part<'_>, options: &WriteOptions
         )));
     }
     call.check_namespace(&mut config)?;
-    if config["metadata"].get("managedFields").is_some_and(|it| it.as_array().is_none_or(|it| !it.is_empty())) {
+    if config["metadata"]
+        .get("managedFields")
+        .is_some_and(|it| it.as_array().is_none_or(|it| !it.is_empty()))
+    {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let manager = Manager::apply(&options.field_manager, part.subresource(), &call.resource.api_version());
+    let (version, tracked) = (call.resource.api_version(), call.tracked(part));
+    let write = call.owner(&options.field_manager, &part, &version, &tracked);
     let force = options.force.unwrap_or(false);
-    let (types, ty) = (&call.resource.types, call.resource.ty);
     let change = |old: Option<&Value>| {
-        let new = managed_fields::apply(types, ty, old, &config, &manager, force, call.now)?;
+        let new = managed_fields::apply(&write, force, old, &config)?;
         Ok(Change { new, manager: None })
     };
     let (outcome, created) = call.modify(part, options, part == Part::Main, &change).await?;
     let code = if created { StatusCode::CREATED } else { StatusCode::OK };
     create::respond(call, code, outcome)
+}
+
+/// A patch of something that is shown and not stored.
+type Patcher = Box<dyn Fn(&Value) -> Result<Value> + Send + Sync>;
+
+/// A patch of the Scale of an object.
+pub(crate) fn of_scale(call: &Call, body: &Bytes) -> Result<Patcher> {
+    let media_type = body::media_type(&call.headers).unwrap_or_default();
+    let patch: Value = match media_type.as_str() {
+        JSON_PATCH => serde_json::from_slice(body)
+            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?,
+        APPLY_YAML => {
+            read::yaml(body)
+                .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?
+                .0
+        }
+        _ => read_patch(body)?.0,
+    };
+    let types = std::sync::Arc::clone(&call.server.types);
+    let ty = types
+        .kind("autoscaling", "v1", "Scale")
+        .ok_or_else(|| Status::internal("the types lack Scale"))?;
+    Ok(match media_type.as_str() {
+        JSON_PATCH => Box::new(move |old| Ok(patches::json_patch(old, &patch)?)),
+        STRATEGIC_PATCH => Box::new(move |old| Ok(patches::strategic_merge_patch(&types, ty, old, &patch)?)),
+        // A Scale has one field that can be set: applying it is merging it.
+        MERGE_PATCH | APPLY_YAML => Box::new(move |old| Ok(patches::merge_patch(old, &patch)?)),
+        _ => {
+            return Err(Status::unsupported_media_type(&[
+                JSON_PATCH,
+                MERGE_PATCH,
+                STRATEGIC_PATCH,
+                APPLY_YAML,
+            ]));
+        }
+    })
 }

@@ -8,9 +8,10 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-use fairlead_schema::{Resource, table};
+use fairlead_schema::{Resource, table::Printer};
 use fairlead_store::Entry;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// A stored object in the version that the request names.
@@ -29,7 +30,9 @@ pub(crate) fn text_of(resource: &Resource, entry: &Entry) -> Result<Bytes> {
     if convert::is_stored_version(resource) {
         return Ok(entry.json.clone());
     }
-    Ok(serde_json::to_vec(&object_of(resource, entry)?).unwrap_or_default().into())
+    Ok(serde_json::to_vec(&object_of(resource, entry)?)
+        .unwrap_or_default()
+        .into())
 }
 
 /// Answers with one stored object.
@@ -59,23 +62,27 @@ pub(crate) fn one(call: &Call, code: StatusCode, value: &Value) -> Result<Respon
 }
 
 /// Draws Tables.
-pub(crate) struct Tabulator<'a> {
-    call: &'a Call,
+pub(crate) struct Tabulator {
+    printer: Printer,
     include: IncludeObject,
+    api_version: &'static str,
 }
 
-impl<'a> Tabulator<'a> {
-    pub(crate) fn new(call: &'a Call, include: IncludeObject) -> Self {
-        Self { call, include }
+impl Tabulator {
+    pub(crate) fn new(call: &Call, include: IncludeObject) -> Self {
+        Self {
+            printer: Printer::new(&call.resource),
+            include,
+            api_version: call.accept.meta_version(),
+        }
     }
 
     /// A Table of these objects; with its column definitions or without (later events of a watch).
     pub(crate) fn table<'v>(&self, objects: impl Iterator<Item = &'v Value>, definitions: bool) -> Value {
-        let resource = &self.call.resource;
-        let api_version = self.call.accept.meta_version();
+        let (api_version, now) = (self.api_version, Timestamp::now());
         let rows: Vec<Value> = objects
             .map(|value| {
-                let mut row = json!({ "cells": table::cells(resource, value, jiff::Timestamp::now()) });
+                let mut row = json!({ "cells": self.printer.cells(value, now) });
                 match self.include {
                     IncludeObject::None => {}
                     IncludeObject::Metadata => row["object"] = object::partial(value, api_version),
@@ -84,7 +91,11 @@ impl<'a> Tabulator<'a> {
                 row
             })
             .collect();
-        let columns = if definitions { table::definitions(resource) } else { json!([]) };
+        let columns = if definitions {
+            self.printer.definitions()
+        } else {
+            Vec::new()
+        };
         json!({ "kind": "Table", "apiVersion": api_version, "metadata": {}, "columnDefinitions": columns, "rows": rows })
     }
 }

@@ -1,7 +1,7 @@
 //! Subresources: what follows an object's name in the path.
 
 use super::{
-    Call, create, patch, present, update,
+    Call, patch, present, update,
     write::{Change, Outcome, Part},
 };
 use crate::{
@@ -48,7 +48,11 @@ pub(crate) async fn run(call: &Arc<Call>, body: Bytes) -> Result<Response<Body>>
 /// `autoscaling/v1 Scale` of an object.
 fn scale_of(object: &Value, paths: &Scale) -> Value {
     let number = |path: &str| object::at(object, path).and_then(Value::as_i64).unwrap_or(0);
-    let selector = paths.selector.as_ref().and_then(|path| object::at(object, path)).map(selector_text);
+    let selector = paths
+        .selector
+        .as_ref()
+        .and_then(|path| object::at(object, path))
+        .map(selector_text);
     let mut status = json!({ "replicas": number(&paths.status_replicas) });
     if let Some(selector) = selector.filter(|it| !it.is_empty()) {
         status["selector"] = json!(selector);
@@ -77,7 +81,11 @@ fn selector_text(selector: &Value) -> String {
         .collect();
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or_default();
-        let values = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let values = expression["values"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
         let values = values.collect::<Vec<_>>().join(",");
         terms.push(match expression["operator"].as_str() {
             Some("In") => format!("{key} in ({values})"),
@@ -96,7 +104,9 @@ async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response
     }
     let options = call.write_options()?;
     let manager = call.manager(&options);
-    let patcher = (call.info.verb == "patch").then(|| call.server.scale_patcher(&call.headers, body)).transpose()?;
+    let patcher = (call.info.verb == "patch")
+        .then(|| patch::of_scale(call, body))
+        .transpose()?;
     let given = match patcher {
         Some(_) => Value::Null,
         None => call.server.builtin_payload(&call.headers, body)?.value,
@@ -151,7 +161,9 @@ async fn binding(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
         return Err(Status::bad_request("target.name: Required value"));
     }
     if !matches!(binding["target"]["kind"].as_str(), None | Some("" | "Node")) {
-        return Err(Status::bad_request("target.kind: Unsupported value: supported values: \"Node\""));
+        return Err(Status::bad_request(
+            "target.kind: Unsupported value: supported values: \"Node\"",
+        ));
     }
     bind(call, &options, &binding, &node).await?;
     Ok(call.json(StatusCode::CREATED, &success(&crate::status::Details::default())))
@@ -169,7 +181,10 @@ async fn bind(
         let old = old.ok_or_else(|| Status::not_found(&call.resource, &call.info.name))?;
         let conflict = |why: String| Status::conflict(&call.resource, &call.info.name, why);
         if object::is_terminating(old) {
-            return Err(conflict(format!("pod {} is being deleted, cannot be assigned to a host", call.info.name)));
+            return Err(conflict(format!(
+                "pod {} is being deleted, cannot be assigned to a host",
+                call.info.name
+            )));
         }
         if !uid.is_empty() && uid != object::meta(old, "uid") {
             return Err(conflict(format!("Precondition failed: UID in precondition: {uid}")));
@@ -177,11 +192,20 @@ async fn bind(
         match old["spec"]["nodeName"].as_str() {
             None | Some("") => {}
             Some(other) => {
-                return Err(conflict(format!("pod {} is already assigned to node {other:?}", call.info.name)));
+                return Err(conflict(format!(
+                    "pod {} is already assigned to node {other:?}",
+                    call.info.name
+                )));
             }
         }
-        if old["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
-            return Err(conflict(format!("pod {} has non-empty .spec.schedulingGates", call.info.name)));
+        if old["spec"]["schedulingGates"]
+            .as_array()
+            .is_some_and(|gates| !gates.is_empty())
+        {
+            return Err(conflict(format!(
+                "pod {} has non-empty .spec.schedulingGates",
+                call.info.name
+            )));
         }
         let mut new = old.clone();
         object::set_at(&mut new, "spec.nodeName", json!(node));
@@ -191,7 +215,9 @@ async fn bind(
         }
         let mut conditions = old["status"]["conditions"].as_array().cloned().unwrap_or_default();
         conditions.retain(|condition| condition["type"] != "PodScheduled");
-        conditions.push(json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now }));
+        conditions.push(
+            json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now }),
+        );
         object::set_at(&mut new, "status.conditions", Value::Array(conditions));
         Ok(Change {
             new,
@@ -207,18 +233,18 @@ async fn eviction(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
     let options = crate::http::options::DeleteOptions::read(&call.query, &eviction["deleteOptions"])?;
     let own = object::meta(&eviction, "name");
     if !own.is_empty() && own != call.info.name {
-        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        return Err(Status::bad_request(
+            "name in URL does not match name in Eviction object",
+        ));
     }
     let pod = present::object_of(&call.resource, &*call.entry()?)?;
-    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));
+    let ended = matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed" | "Pending")
+    );
     if !ended && !object::is_terminating(&pod) && !options.dry_run {
         call.server.spend_disruption(&pod).await?;
     }
     super::delete::remove(call, &call.info.name, &options).await?;
     Ok(call.json(StatusCode::CREATED, &success(&crate::status::Details::default())))
-}
-
-/// For callers outside that answer with an object.
-pub(crate) fn respond(call: &Call, outcome: Outcome) -> Result<Response<Body>> {
-    create::respond(call, StatusCode::OK, outcome)
 }

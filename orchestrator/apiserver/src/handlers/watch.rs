@@ -6,11 +6,7 @@ use super::{
     present::{self, Tabulator},
 };
 use crate::{
-    http::{
-        Body, Form, body,
-        body::BoxError,
-        options::ListOptions,
-    },
+    http::{Body, Form, body, body::BoxError, options::ListOptions},
     object,
     status::{Result, Status},
 };
@@ -34,7 +30,9 @@ pub(crate) async fn watch(call: &Arc<Call>) -> Result<Response<Body>> {
     let options = ListOptions::read(&call.query, true)?;
     let filter = Filter::read(call, &options)?;
     let storage = call.resource.storage.as_ref();
-    let prefix = &storage.ok_or_else(|| Status::method_not_allowed(&call.resource, "watch"))?.prefix;
+    let prefix = &storage
+        .ok_or_else(|| Status::method_not_allowed(&call.resource, "watch"))?
+        .prefix;
     let asked = options.revision()?;
     let cache = &call.server.cache;
     if let Some(revision) = asked
@@ -54,9 +52,14 @@ pub(crate) async fn watch(call: &Arc<Call>) -> Result<Response<Body>> {
         (entries, snapshot.revision())
     } else {
         let now = cache.revision();
-        (VecDeque::new(), asked.filter(|_| options.send_initial_events.is_none()).unwrap_or(now))
+        (
+            VecDeque::new(),
+            asked.filter(|_| options.send_initial_events.is_none()).unwrap_or(now),
+        )
     };
-    let lifetime = options.timeout_s.unwrap_or_else(|| rand::rng().random_range(LIFETIME_S));
+    let lifetime = options
+        .timeout_s
+        .unwrap_or_else(|| rand::rng().random_range(LIFETIME_S));
     let mut stream = Stream {
         call: Arc::clone(call),
         filter,
@@ -66,7 +69,7 @@ pub(crate) async fn watch(call: &Arc<Call>) -> Result<Response<Body>> {
         bookmarks: options.bookmarks.then(bookmark_timer),
         ends: Instant::now() + Duration::from_secs(lifetime),
         table_started: false,
-        include: options.include_object,
+        tabulator: (call.accept.form == Form::Table).then(|| Tabulator::new(call, options.include_object)),
         open: call.server.metrics.open_watch(),
         failed: None,
     };
@@ -112,7 +115,7 @@ struct Stream {
     bookmarks: Option<Interval>,
     ends: Instant,
     table_started: bool,
-    include: crate::http::options::IncludeObject,
+    tabulator: Option<Tabulator>,
     /// Counted while it lives.
     #[expect(dead_code, reason = "held for its drop")]
     open: crate::metrics::OpenWatch,
@@ -180,7 +183,10 @@ impl Stream {
             (Some(_), Some(now)) => self.event(frame, "MODIFIED", &Arc::clone(now)),
             (Some(before), None) => {
                 // The last state that was selected, with the revision of this change.
-                let gone = event.deleted.clone().unwrap_or_else(|| Arc::new(before.at_revision(event.revision)));
+                let gone = event
+                    .deleted
+                    .clone()
+                    .unwrap_or_else(|| Arc::new(before.at_revision(event.revision)));
                 self.event(frame, "DELETED", &gone);
             }
             (None, None) => {}
@@ -197,15 +203,19 @@ impl Stream {
         };
         match text {
             Ok(text) => put(frame, kind, &text),
-            Err(status) => put(frame, "ERROR", &serde_json::to_vec(&status.to_json()).unwrap_or_default()),
+            Err(status) => put(
+                frame,
+                "ERROR",
+                &serde_json::to_vec(&status.to_json()).unwrap_or_default(),
+            ),
         }
     }
 
     fn transform(&mut self, form: Form, value: &Value) -> Value {
-        match form {
-            Form::Table => {
+        match (form, &self.tabulator) {
+            (Form::Table, Some(tabulator)) => {
                 let definitions = !std::mem::replace(&mut self.table_started, true);
-                let mut table = Tabulator::new(&self.call, self.include).table(std::iter::once(value), definitions);
+                let mut table = tabulator.table(std::iter::once(value), definitions);
                 table["metadata"] = json!({ "resourceVersion": object::meta(value, "resourceVersion") });
                 table
             }
@@ -216,7 +226,7 @@ impl Stream {
     fn bookmark(&mut self, revision: u64, initial: bool) -> Bytes {
         let resource = &self.call.resource;
         let mut value = json!({
-            "kind": resource.kind, "apiVersion": resource.api_version(),
+            "kind": &*resource.kind, "apiVersion": resource.api_version(),
             "metadata": { "resourceVersion": revision.to_string(), "creationTimestamp": null },
         });
         if initial {
@@ -252,6 +262,10 @@ fn put(frame: &mut BytesMut, kind: &str, text: &[u8]) {
 
 fn error(status: &Status) -> Bytes {
     let mut frame = BytesMut::new();
-    put(&mut frame, "ERROR", &serde_json::to_vec(&status.to_json()).unwrap_or_default());
+    put(
+        &mut frame,
+        "ERROR",
+        &serde_json::to_vec(&status.to_json()).unwrap_or_default(),
+    );
     frame.freeze()
 }

@@ -9,7 +9,7 @@ use crate::{
         Payload,
         options::{FieldValidation, WriteOptions},
     },
-    managed_fields::{self, Manager},
+    managed_fields::{self, Tracked, Write},
     object,
     status::{Cause, Result, Status},
 };
@@ -33,9 +33,9 @@ pub(crate) enum Part<'a> {
     Other(&'a str),
 }
 
-impl Part<'_> {
+impl<'p> Part<'p> {
     /// For `managedFields` and admission; empty for the object itself.
-    pub(crate) fn subresource(&self) -> &str {
+    pub(crate) fn subresource(&self) -> &'p str {
         match self {
             Self::Main => "",
             Self::Status => "status",
@@ -59,7 +59,10 @@ impl Call {
     pub(crate) fn check_fields(&self, payload: Payload, validation: FieldValidation) -> Result<Value> {
         let Payload { mut value, duplicates } = payload;
         let (types, ty) = (&self.resource.types, self.resource.ty);
-        let mut problems: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+        let mut problems: Vec<String> = duplicates
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         problems.extend(strict::check(types, ty, &value).iter().map(ToString::to_string));
         match validation {
             FieldValidation::Ignore => {}
@@ -129,7 +132,11 @@ impl Call {
         manager: Option<&str>,
     ) -> Result<()> {
         defaults::apply(&self.resource, new);
-        let operation = if old.is_some() { Admitted::Update } else { Admitted::Create };
+        let operation = if old.is_some() {
+            Admitted::Update
+        } else {
+            Admitted::Create
+        };
         let name = object::meta(new, "name").to_owned();
         let attributes = Attributes {
             operation,
@@ -145,8 +152,8 @@ impl Call {
         warnings.into_iter().for_each(|text| self.warn(text));
         defaults::apply(&self.resource, new);
         if let Some(manager) = manager {
-            let manager = Manager::update(manager, part.subresource(), &self.resource.api_version());
-            managed_fields::update(&self.resource.types, self.resource.ty, old, new, &manager, self.now);
+            let (version, tracked) = (self.resource.api_version(), self.tracked(part));
+            managed_fields::update(&self.owner(manager, &part, &version, &tracked), old, new);
         }
         let causes = validate::object(&self.resource, part.subresource(), old, new);
         if !causes.is_empty() {
@@ -156,6 +163,37 @@ impl Call {
         let warnings = admission.validate(&attributes, old, Some(new), &*self.server)?;
         warnings.into_iter().for_each(|text| self.warn(text));
         Ok(())
+    }
+
+    /// Which fields a write to this part can own. Source: upstream's `GetResetFields`.
+    pub(crate) fn tracked(&self, part: Part<'_>) -> Tracked {
+        match part {
+            Part::Main if self.resource.subresource("status").is_some() => Tracked::except(&["status"]),
+            Part::Status if self.resource.custom.is_some() => Tracked::only(&["status"]),
+            Part::Status => Tracked::except(&["spec"]),
+            Part::Main | Part::Other(_) => Tracked::All,
+        }
+    }
+
+    /// What the tracking of owners needs to know of this write.
+    pub(crate) fn owner<'a>(
+        &'a self,
+        manager: &'a str,
+        part: &Part<'a>,
+        api_version: &'a str,
+        tracked: &'a Tracked,
+    ) -> Write<'a> {
+        Write {
+            types: &self.resource.types,
+            ty: self.resource.ty,
+            api_version,
+            kind: &self.resource.kind,
+            manager,
+            subresource: part.subresource(),
+            tracked,
+            versions: &[],
+            now: self.now,
+        }
     }
 
     /// Changes an object, or makes it where `create` allows: reads, lets `change` decide, admits, commits; all of it
@@ -174,7 +212,10 @@ impl Call {
             if entry.is_none() && !create {
                 return Err(Status::not_found(&self.resource, &self.info.name));
             }
-            let old = entry.as_ref().map(|entry| present::object_of(&self.resource, entry)).transpose()?;
+            let old = entry
+                .as_ref()
+                .map(|entry| present::object_of(&self.resource, entry))
+                .transpose()?;
             let Change { mut new, manager } = change(old.as_ref())?;
             let Some((entry, old)) = entry.zip(old) else {
                 let made = super::create::store(self, new, options, manager.as_deref()).await;
@@ -194,6 +235,7 @@ impl Call {
             self.admit(Some(&old), &mut new, part, options, manager.as_deref())?;
             let allocation = hooks::allocate(self, Some(&old), &mut new, options)?;
             bump_generation(&self.resource, &old, &mut new);
+            managed_fields::keep_times(&old, &mut new);
             if let Some(same) = unchanged(&old, &new, &entry) {
                 return Ok((same, false));
             }
@@ -294,7 +336,11 @@ impl Call {
         operation: Operation,
     ) -> Result<Option<Arc<Entry>>, StoreError> {
         let relaxed = self.resource.storage.as_ref().is_some_and(|storage| storage.relaxed);
-        let durability = if relaxed { Durability::Relaxed } else { Durability::Durable };
+        let durability = if relaxed {
+            Durability::Relaxed
+        } else {
+            Durability::Durable
+        };
         let event = self.server.cache.commit(Txn {
             key,
             expect,
@@ -366,7 +412,12 @@ fn bump_generation(resource: &Resource, old: &Value, new: &mut Value) {
 
 /// Identity of a new object.
 pub(crate) fn new_identity(resource: &Resource, value: &mut Value, now: Timestamp) {
-    for name in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+    for name in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+    ] {
         object::set_meta(value, name, None);
     }
     object::set_meta(value, "uid", Some(json!(uuid::Uuid::new_v4().to_string())));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 pub(super) fn prepare_create(call: &Call, new: &mut Value) {
     let user = &call.user;
-    if let Some(spec) = new["spec"].as_object_mut() {
+    if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
         for name in ["username", "uid", "groups", "extra"] {
             spec.remove(name);
         }
@@ -36,10 +36,14 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value, part: Part<'_>) {
         Part::Status => {
             let decided = |object: &Value| -> Vec<Value> {
                 let all = object["status"]["conditions"].as_array().into_iter().flatten();
-                all.filter(|it| matches!(it["type"].as_str(), Some("Approved" | "Denied"))).cloned().collect()
+                all.filter(|it| matches!(it["type"].as_str(), Some("Approved" | "Denied")))
+                    .cloned()
+                    .collect()
             };
             let others = new["status"]["conditions"].as_array().into_iter().flatten();
-            let others = others.filter(|it| !matches!(it["type"].as_str(), Some("Approved" | "Denied"))).cloned();
+            let others = others
+                .filter(|it| !matches!(it["type"].as_str(), Some("Approved" | "Denied")))
+                .cloned();
             let all: Vec<Value> = decided(old).into_iter().chain(others.collect::<Vec<_>>()).collect();
             if !all.is_empty() {
                 crate::object::set_at(new, "status.conditions", Value::Array(all));

@@ -8,7 +8,10 @@ pub(super) fn prepare_create(new: &mut Value) {
     if new["spec"]["manualSelector"] == json!(true) {
         return;
     }
-    let (uid, name) = (object::meta(new, "uid").to_owned(), object::meta(new, "name").to_owned());
+    let (uid, name) = (
+        object::meta(new, "uid").to_owned(),
+        object::meta(new, "name").to_owned(),
+    );
     object::child_mut(new, "spec");
     let template = object::child_mut(&mut new["spec"], "template");
     let mut template_value = Value::Object(std::mem::take(template));
@@ -24,7 +27,6 @@ pub(super) fn prepare_create(new: &mut Value) {
     new["spec"]["template"] = template_value;
     let labels = object::child_mut(&mut new["spec"], "selector");
     let mut selector = Value::Object(std::mem::take(labels));
-    object::child_mut(&mut selector, "matchLabels")
-        .insert("batch.kubernetes.io/controller-uid".to_owned(), json!(uid));
+    object::child_mut(&mut selector, "matchLabels").insert("batch.kubernetes.io/controller-uid".to_owned(), json!(uid));
     new["spec"]["selector"] = selector;
 }

@@ -1,6 +1,7 @@
 //! Code for what the rows cannot say. A row names its hooks; each name is one file here.
 
 mod certificates;
+pub(crate) mod disruption;
 mod jobs;
 mod namespaces;
 mod pods;
@@ -9,7 +10,10 @@ pub(crate) mod services;
 mod volumes;
 
 use crate::{
-    handlers::{Call, write::{Part, restore}},
+    handlers::{
+        Call,
+        write::{Part, restore},
+    },
     http::{
         Body,
         options::{Propagation, WriteOptions},
@@ -50,7 +54,7 @@ pub(crate) fn prepare_create(call: &Call, new: &mut Value) -> Result<()> {
             "namespace" => namespaces::prepare_create(new),
             "job" => jobs::prepare_create(new),
             "csr" => certificates::prepare_create(call, new),
-            "persistentvolume" | "persistentvolumeclaim" => volumes::prepare_create(new),
+            "persistent-volume" | "persistent-volume-claim" => volumes::prepare_create(new),
             _ => {}
         }
     }
@@ -89,7 +93,16 @@ pub(crate) fn after_create(call: &Call, new: &Value) {
     if call.resource.has_hook("crd") {
         call.server.crds_changed();
     }
-    let _ = new;
+    follow(call, new);
+}
+
+/// Authorizers see what is stored before the client's answer does.
+fn follow(call: &Call, object: &Value) {
+    if let Some(storage) = &call.resource.storage {
+        let prefix = &storage.prefix;
+        call.server
+            .follow(prefix, object::meta(object, "namespace"), object::meta(object, "name"));
+    }
 }
 
 /// A changed object is stored.
@@ -97,6 +110,7 @@ pub(crate) fn after_update(call: &Call, old: &Value, new: &Value) {
     if call.resource.has_hook("service") {
         call.server.services.release_difference(old, new);
     }
+    follow(call, new);
     if call.resource.has_hook("crd") {
         call.server.crds_changed();
     }
@@ -107,6 +121,7 @@ pub(crate) fn after_delete(call: &Call, old: &Value) {
     if call.resource.has_hook("service") {
         call.server.services.release(old);
     }
+    follow(call, old);
     if call.resource.has_hook("crd") {
         call.server.crds_changed();
     }
@@ -135,7 +150,11 @@ pub(crate) fn default_propagation(resource: &Resource, _old: &Value) -> Propagat
 
 /// Seconds that an object has left after a DELETE.
 pub(crate) fn grace_period(resource: &Resource, old: &Value, asked: Option<u64>) -> u64 {
-    if resource.has_hook("pod") { pods::grace_period(old, asked) } else { 0 }
+    if resource.has_hook("pod") {
+        pods::grace_period(old, asked)
+    } else {
+        0
+    }
 }
 
 /// Further marks of a deletion.

@@ -1,6 +1,9 @@
 //! Pods: first status, quality of service, grace.
 
-use crate::{handlers::write::Part, object};
+use crate::{
+    handlers::write::{Part, restore},
+    object,
+};
 use serde_json::{Value, json};
 
 /// Seconds that a pod has after SIGTERM when nobody says. Source: `PodSpec.terminationGracePeriodSeconds`.
@@ -12,21 +15,55 @@ pub(super) fn prepare_create(new: &mut Value) {
 }
 
 pub(super) fn prepare_update(old: &Value, new: &mut Value, part: Part<'_>) {
-    // The class follows from the spec and is no agent's to say.
-    if part == Part::Status
-        && let Some(class) = old["status"].get("qosClass")
-    {
-        object::set_at(new, "status.qosClass", class.clone());
+    match part {
+        // The class follows from the spec and is no agent's to say.
+        Part::Status => {
+            if let Some(class) = old["status"].get("qosClass") {
+                object::set_at(new, "status.qosClass", class.clone());
+            }
+        }
+        Part::Other("ephemeralcontainers") => {
+            let added = new["spec"].get("ephemeralContainers").cloned();
+            only(old, new);
+            if let Some(added) = added {
+                object::set_at(new, "spec.ephemeralContainers", added);
+            }
+        }
+        Part::Other("resize") => {
+            let asked = new["spec"].clone();
+            only(old, new);
+            for list in ["containers", "initContainers"] {
+                let asked = asked[list].as_array().cloned().unwrap_or_default();
+                let Some(containers) = new["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
+                for container in containers {
+                    let Some(wanted) = asked.iter().find(|it| it["name"] == container["name"]) else { continue };
+                    for field in ["resources", "resizePolicy"] {
+                        restore(wanted, container, field);
+                    }
+                }
+            }
+        }
+        _ => {}
     }
+}
+
+/// The old object, with the owners of fields that the request brings.
+fn only(old: &Value, new: &mut Value) {
+    let owners = new["metadata"].get("managedFields").cloned();
+    new.clone_from(old);
+    object::set_meta(new, "managedFields", owners);
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`. Source: `PodStatus.qosClass`: guaranteed when every container limits CPU and
 /// memory and requests just that.
 fn quality_of_service(pod: &Value) -> &'static str {
     let lists = ["containers", "initContainers"];
-    let containers = lists.iter().flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
+    let containers = lists
+        .iter()
+        .flat_map(|list| pod["spec"][*list].as_array().into_iter().flatten());
     let (mut any, mut guaranteed) = (false, true);
-    let set = |value: &Value| value.as_str().is_some_and(|text| !is_zero(text)) || value.as_f64().is_some_and(|it| it > 0.0);
+    let set =
+        |value: &Value| value.as_str().is_some_and(|text| !is_zero(text)) || value.as_f64().is_some_and(|it| it > 0.0);
     for container in containers {
         for resource in ["cpu", "memory"] {
             let limit = &container["resources"]["limits"][resource];
@@ -69,8 +106,14 @@ mod tests {
             (json!({ "requests": { "cpu": "0" } }), "BestEffort"),
             (json!({ "requests": { "cpu": "10m" } }), "Burstable"),
             (json!({ "limits": { "cpu": "1", "memory": "1Gi" } }), "Guaranteed"),
-            (json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "1" } }), "Guaranteed"),
-            (json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }), "Burstable"),
+            (
+                json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "1" } }),
+                "Guaranteed",
+            ),
+            (
+                json!({ "limits": { "cpu": "1", "memory": "1Gi" }, "requests": { "cpu": "500m" } }),
+                "Burstable",
+            ),
             (json!({ "limits": { "cpu": "1" } }), "Burstable"),
         ] {
             assert_eq!(quality_of_service(&pod(resources.clone())), class, "{resources}");

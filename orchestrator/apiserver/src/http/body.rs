@@ -2,7 +2,7 @@
 
 use crate::status::{Result, Status};
 use bytes::{Bytes, BytesMut};
-use fairlead_schema::{Types, proto, read};
+use fairlead_schema::{Types, proto, read, strict::FieldProblem};
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody, combinators::UnsyncBoxBody};
 use serde_json::Value;
@@ -84,11 +84,15 @@ where
 pub struct Payload {
     /// The object; `Null` for no body.
     pub value: Value,
-    /// Paths of fields that were given twice.
-    pub duplicates: Vec<String>,
+    /// Fields that were given twice.
+    pub duplicates: Vec<FieldProblem>,
 }
 
-const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const MEDIA_TYPES: [&str; 3] = [
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 
 impl Payload {
     /// Reads a body by its content type: JSON (also when nothing is said), YAML or protobuf.
@@ -108,12 +112,13 @@ impl Payload {
                 Self { value, duplicates }
             }
             Some("application/yaml") => {
-                let (value, duplicates) =
-                    read::yaml(body).map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
+                let (value, duplicates) = read::yaml(body)
+                    .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
                 Self { value, duplicates }
             }
             Some("application/vnd.kubernetes.protobuf") => Self {
-                value: proto::decode(types, body).map_err(|error| Status::bad_request(format!("the protobuf body: {error}")))?,
+                value: proto::decode(types, body)
+                    .map_err(|error| Status::bad_request(format!("the protobuf body: {error}")))?,
                 duplicates: Vec::new(),
             },
             Some(_) => return Err(Status::unsupported_media_type(&MEDIA_TYPES)),
@@ -163,7 +168,11 @@ pub async fn compress(response: Response<Body>) -> Response<Body> {
     let is_stream = response.headers().contains_key(header::CONTENT_ENCODING)
         || response.status() == StatusCode::SWITCHING_PROTOCOLS
         || response.extensions().get::<Endless>().is_some();
-    let small = response.body().size_hint().exact().is_some_and(|size| size < COMPRESS_FROM);
+    let small = response
+        .body()
+        .size_hint()
+        .exact()
+        .is_some_and(|size| size < COMPRESS_FROM);
     if is_stream || small {
         return response;
     }
@@ -177,13 +186,18 @@ pub async fn compress(response: Response<Body>) -> Response<Body> {
     }
     let packed = tokio::task::spawn_blocking(move || {
         use std::io::Write as _;
-        let mut packer = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 4), flate2::Compression::fast());
+        let mut packer =
+            flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 4), flate2::Compression::fast());
         packer.write_all(&bytes).and_then(|()| packer.finish())
     });
     match packed.await {
         Ok(Ok(packed)) => {
-            parts.headers.insert(header::CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
-            parts.headers.append(header::VARY, http::HeaderValue::from_static("Accept-Encoding"));
+            parts
+                .headers
+                .insert(header::CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
+            parts
+                .headers
+                .append(header::VARY, http::HeaderValue::from_static("Accept-Encoding"));
             Response::from_parts(parts, full(packed))
         }
         _ => Status::internal("the answer could not be compressed").response(),

@@ -74,13 +74,20 @@ impl Accept {
 
     /// `meta.k8s.io/v1` or `/v1beta1`, for the transformed views.
     pub fn meta_version(&self) -> &'static str {
-        if self.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+        if self.beta {
+            "meta.k8s.io/v1beta1"
+        } else {
+            "meta.k8s.io/v1"
+        }
     }
 }
 
 /// Whether the client takes gzip.
 pub fn takes_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let values = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|coding| {
         let mut parts = coding.split(';').map(str::trim);
         matches!(parts.next(), Some("gzip" | "*")) && !matches!(parts.next(), Some("q=0" | "q=0.0"))
@@ -103,11 +110,18 @@ mod tests {
         assert_eq!(Accept::read(&HeaderMap::new()).unwrap(), Accept::JSON);
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(read(kubectl).unwrap().form, Form::Table);
-        assert_eq!(read("application/vnd.kubernetes.protobuf,application/json").unwrap(), Accept::JSON);
+        assert_eq!(
+            read("application/vnd.kubernetes.protobuf,application/json").unwrap(),
+            Accept::JSON
+        );
         assert_eq!(read("application/json, */*").unwrap(), Accept::JSON);
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
         assert_eq!(read(metadata).unwrap().form, Form::Metadata);
-        assert!(read("application/json;as=Table;v=v9;g=meta.k8s.io,application/yaml").unwrap().yaml);
+        assert!(
+            read("application/json;as=Table;v=v9;g=meta.k8s.io,application/yaml")
+                .unwrap()
+                .yaml
+        );
         assert_eq!(read("application/cbor").unwrap_err().code, 406);
         assert_eq!(read("application/json;q=0").unwrap_err().code, 406);
     }

@@ -92,7 +92,8 @@ impl ListOptions {
                 }
                 "limit" => {
                     let limit: i64 = value.parse().map_err(|_| invalid(&name, &value, "must be a number"))?;
-                    options.limit = usize::try_from(limit).map_err(|_| invalid(&name, &value, "must not be negative"))?;
+                    options.limit =
+                        usize::try_from(limit).map_err(|_| invalid(&name, &value, "must not be negative"))?;
                 }
                 "continue" => options.continue_token = value,
                 "allowWatchBookmarks" => options.bookmarks = boolean(&name, &value)?,
@@ -170,7 +171,9 @@ impl ListOptions {
         match self.resource_version.as_str() {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("Invalid value: {text:?}: resourceVersion must be an unsigned integer"))
+                Status::bad_request(format!(
+                    "Invalid value: {text:?}: resourceVersion must be an unsigned integer"
+                ))
             }),
         }
     }
@@ -281,9 +284,19 @@ impl DeleteOptions {
             "Orphan" => Ok(Some(Propagation::Orphan)),
             "Background" => Ok(Some(Propagation::Background)),
             "Foreground" => Ok(Some(Propagation::Foreground)),
-            other => Err(invalid("propagationPolicy", other, "supported values: Orphan, Background, Foreground")),
+            other => Err(invalid(
+                "propagationPolicy",
+                other,
+                "supported values: Orphan, Background, Foreground",
+            )),
         };
-        let orphan = |orphan: bool| if orphan { Propagation::Orphan } else { Propagation::Background };
+        let orphan = |orphan: bool| {
+            if orphan {
+                Propagation::Orphan
+            } else {
+                Propagation::Background
+            }
+        };
         let grace = |seconds: i64| u64::try_from(seconds).unwrap_or(0);
         for (name, value) in parameters(query) {
             match &*name {
@@ -297,7 +310,11 @@ impl DeleteOptions {
                 _ => {}
             }
         }
-        let texts = body["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let texts = body["dryRun"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
         options.dry_run |= dry_run(texts)?;
         if let Some(seconds) = body["gracePeriodSeconds"].as_i64() {
             options.grace_period_s = Some(grace(seconds));
@@ -346,12 +363,18 @@ mod tests {
         let fine = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=7";
         let options = ListOptions::read(fine, true).unwrap();
         assert!(options.bookmarks && options.send_initial_events == Some(true) && options.timeout_s == Some(7));
-        assert!(ListOptions::read("resourceVersion=x", false).unwrap().revision().is_err());
+        assert!(
+            ListOptions::read("resourceVersion=x", false)
+                .unwrap()
+                .revision()
+                .is_err()
+        );
     }
 
     #[test]
     fn deletions_read_body_and_query() {
-        let body = json!({ "propagationPolicy": "Foreground", "preconditions": { "uid": "u" }, "gracePeriodSeconds": 0 });
+        let body =
+            json!({ "propagationPolicy": "Foreground", "preconditions": { "uid": "u" }, "gracePeriodSeconds": 0 });
         let options = DeleteOptions::read("gracePeriodSeconds=9&dryRun=All", &body).unwrap();
         assert_eq!(options.propagation, Some(Propagation::Foreground));
         assert_eq!((options.grace_period_s, options.dry_run), (Some(0), true));

@@ -36,16 +36,17 @@ pub struct Conflicts(pub Vec<Conflict>);
 impl Conflicts {
     pub(super) fn of(sets: &BTreeMap<Manager, FieldSet>) -> Self {
         let conflicts = sets.iter().flat_map(|(manager, set)| {
-            set.paths().into_iter().map(|path| Conflict { manager: manager.clone(), path })
+            set.paths().into_iter().map(|path| Conflict {
+                manager: manager.clone(),
+                path,
+            })
         });
         Self(conflicts.collect())
     }
 
     /// `details.causes` of the `Status`.
     pub fn causes(&self) -> Vec<Value> {
-        let cause = |conflict: &Conflict| {
-            json!({"reason": "FieldManagerConflict", "message": conflict.message(), "field": conflict.field()})
-        };
+        let cause = |conflict: &Conflict| json!({"reason": "FieldManagerConflict", "message": conflict.message(), "field": conflict.field()});
         self.0.iter().map(cause).collect()
     }
 }
@@ -53,7 +54,12 @@ impl Conflicts {
 impl fmt::Display for Conflicts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [conflict] = &self.0[..] {
-            return write!(f, "Apply failed with 1 conflict: {}: {}", conflict.message(), conflict.field());
+            return write!(
+                f,
+                "Apply failed with 1 conflict: {}: {}",
+                conflict.message(),
+                conflict.field()
+            );
         }
         let mut by_manager: BTreeMap<&Manager, Vec<String>> = BTreeMap::new();
         for conflict in &self.0 {
@@ -63,6 +69,11 @@ impl fmt::Display for Conflicts {
             let fields = fields.iter().map(|field| format!("- {field}"));
             std::iter::once(format!("conflicts with {manager}:")).chain(fields)
         });
-        write!(f, "Apply failed with {} conflicts: {}", self.0.len(), lines.collect::<Vec<_>>().join("\n"))
+        write!(
+            f,
+            "Apply failed with {} conflicts: {}",
+            self.0.len(),
+            lines.collect::<Vec<_>>().join("\n")
+        )
     }
 }

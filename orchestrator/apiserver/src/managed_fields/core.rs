@@ -24,7 +24,14 @@ static NEVER_OWNED: LazyLock<FieldSet> = LazyLock::new(|| {
         set.insert_fields([field]);
     }
     let metadata = [
-        "name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields",
+        "name",
+        "namespace",
+        "creationTimestamp",
+        "selfLink",
+        "uid",
+        "clusterName",
+        "generation",
+        "managedFields",
         "resourceVersion",
     ];
     for field in metadata {
@@ -43,7 +50,10 @@ pub(super) fn apply(
     mut managers: Managers,
 ) -> Result<(Value, Managers), ApplyError> {
     if managers.is_empty() && exists {
-        let before = Write { manager: BEFORE_FIRST_APPLY, ..*write };
+        let before = Write {
+            manager: BEFORE_FIRST_APPLY,
+            ..*write
+        };
         managers = update(&before, &Value::Object(serde_json::Map::new()), live, managers);
     }
     let conflicts = match try_apply(write, force, live, config, managers.clone()) {
@@ -55,8 +65,14 @@ pub(super) fn apply(
         last_applied::KUBECTL => last_applied::unchanged_fields(write, live),
         _ => None,
     };
-    let Some(allowed) = allowed else { return Err(ApplyError::Conflicts(conflicts)) };
-    let left: Vec<_> = conflicts.0.into_iter().filter(|conflict| !allowed.contains(&conflict.path)).collect();
+    let Some(allowed) = allowed else {
+        return Err(ApplyError::Conflicts(conflicts));
+    };
+    let left: Vec<_> = conflicts
+        .0
+        .into_iter()
+        .filter(|conflict| !allowed.contains(&conflict.path))
+        .collect();
     if !left.is_empty() {
         return Err(ApplyError::Conflicts(Conflicts(left)));
     }
@@ -113,7 +129,14 @@ pub(super) fn update(write: &Write<'_>, live: &Value, new: &Value, mut managers:
             None => written,
         };
         let (api_version, time_s) = (write.api_version.into(), Some(write.now.as_second()));
-        managers.insert(manager, Owned { fields, api_version, time_s });
+        managers.insert(
+            manager,
+            Owned {
+                fields,
+                api_version,
+                time_s,
+            },
+        );
     }
     cap(&mut managers);
     managers
@@ -121,16 +144,26 @@ pub(super) fn update(write: &Write<'_>, live: &Value, new: &Value, mut managers:
 
 fn manager(write: &Write<'_>, operation: Operation) -> Manager {
     Manager {
-        name: if write.manager.is_empty() { "unknown" } else { write.manager }.into(),
+        name: if write.manager.is_empty() {
+            "unknown"
+        } else {
+            write.manager
+        }
+        .into(),
         operation,
-        api_version: if operation == Operation::Apply { String::new() } else { write.api_version.into() },
+        api_version: if operation == Operation::Apply {
+            String::new()
+        } else {
+            write.api_version.into()
+        },
         subresource: write.subresource.into(),
     }
 }
 
 fn forget_unknown_versions(write: &Write<'_>, managers: &mut Managers) {
     if !write.versions.is_empty() {
-        managers.retain(|_, owned| owned.api_version == write.api_version || write.versions.contains(&&*owned.api_version));
+        managers
+            .retain(|_, owned| owned.api_version == write.api_version || write.versions.contains(&&*owned.api_version));
     }
 }
 
@@ -162,14 +195,17 @@ fn take_over(changes: &Comparison, force: bool, managers: &mut Managers) -> Resu
 /// only held such fields go with them.
 fn prune(typed: Typed<'_>, merged: Value, previous: &FieldSet, applied: &FieldSet, others: &Managers) -> Value {
     let previous = typed.with_parents(previous);
-    let Some(pruned) = typed.remove(&merged, &previous) else { return merged };
-    let owned = others.values().fold(applied.clone(), |all, owned| all.union(&owned.fields));
-    let all = typed.fields(&merged);
-    let keep = typed.with_parents(&typed.fields(&pruned)).union(&typed.with_parents(&owned));
-    let candidate = typed.remove(&merged, &typed.with_parents(&all).difference(&keep));
-    let Some(candidate) = candidate else { return merged };
+    let pruned = typed.remove(&merged, &previous).unwrap_or(Value::Null);
+    let owned = others
+        .values()
+        .fold(applied.clone(), |all, owned| all.union(&owned.fields));
+    let all = typed.with_parents(&typed.fields(&merged));
+    let keep = typed
+        .with_parents(&typed.fields(&pruned))
+        .union(&typed.with_parents(&owned));
+    let left = typed.remove(&merged, &all.difference(&keep)).unwrap_or(Value::Null);
     // Whatever went that the manager did not own before, below a removed item say, stays.
-    let gone = typed.with_parents(&all).difference(&typed.with_parents(&typed.fields(&candidate)));
+    let gone = all.difference(&typed.with_parents(&typed.fields(&left)));
     typed.remove(&merged, &gone.intersection(&previous)).unwrap_or(merged)
 }
 
@@ -203,7 +239,9 @@ fn only(set: &FieldSet, patterns: &[&[String]]) -> FieldSet {
     let mut kept = FieldSet::default();
     for (element, member, below) in set.steps() {
         let fits = |step: &str| step == "*" || matches!(element, PathElement::Field(name) if **name == *step);
-        let rests = patterns.iter().filter_map(|pattern| pattern.split_first().filter(|(step, _)| fits(step)));
+        let rests = patterns
+            .iter()
+            .filter_map(|pattern| pattern.split_first().filter(|(step, _)| fits(step)));
         let rests: Vec<&[String]> = rests.map(|(_, rest)| rest).collect();
         if rests.iter().any(|rest| rest.is_empty()) {
             kept.put(element.clone(), member, below.clone());

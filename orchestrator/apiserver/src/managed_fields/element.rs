@@ -36,7 +36,9 @@ impl PathElement {
             "f" => Self::field(rest),
             "v" => Self::Value(json(rest)?),
             "k" => match json(rest)? {
-                Value::Object(fields) => Self::key(fields.into_iter().map(|(name, value)| (name.into(), value)).collect()),
+                Value::Object(fields) => {
+                    Self::key(fields.into_iter().map(|(name, value)| (name.into(), value)).collect())
+                }
                 _ => return Err(format!("invalid key {text}: no object")),
             },
             "i" => Self::Index(rest.parse().map_err(|error| format!("invalid key {text}: {error}"))?),
@@ -55,7 +57,8 @@ impl PathElement {
         match self {
             Self::Field(name) => format!("f:{name}"),
             Self::Key(fields) => {
-                let fields: Map<String, Value> = fields.iter().map(|(name, it)| (name.to_string(), it.clone())).collect();
+                let fields: Map<String, Value> =
+                    fields.iter().map(|(name, it)| (name.to_string(), it.clone())).collect();
                 format!("k:{}", Value::Object(fields))
             }
             Self::Value(value) => format!("v:{value}"),
@@ -88,7 +91,10 @@ impl Ord for PathElement {
         match (self, other) {
             (Self::Field(a), Self::Field(b)) => a.cmp(b),
             (Self::Key(a), Self::Key(b)) => {
-                let fields = a.iter().zip(b).map(|(a, b)| a.0.cmp(&b.0).then_with(|| value::compare(&a.1, &b.1)));
+                let fields = a
+                    .iter()
+                    .zip(b)
+                    .map(|(a, b)| a.0.cmp(&b.0).then_with(|| value::compare(&a.1, &b.1)));
                 let different = fields.fold(Ordering::Equal, Ordering::then);
                 different.then_with(|| a.len().cmp(&b.len()))
             }
@@ -139,7 +145,10 @@ mod tests {
             ("f:spec", ".spec"),
             ("f:a:b", ".a:b"),
             ("f:", "."),
-            (r#"k:{"containerPort":80,"protocol":"TCP"}"#, r#"[containerPort=80,protocol="TCP"]"#),
+            (
+                r#"k:{"containerPort":80,"protocol":"TCP"}"#,
+                r#"[containerPort=80,protocol="TCP"]"#,
+            ),
             (r#"v:"a\"b""#, r#"[="a\"b"]"#),
             ("v:1", "[=1]"),
             ("v:true", "[=true]"),

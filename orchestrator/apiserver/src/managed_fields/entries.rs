@@ -103,7 +103,9 @@ pub(super) fn decode(entries: Option<&Value>) -> Result<Managers, String> {
         let time_s = match text("time")? {
             "" => None,
             time => {
-                let time: Timestamp = time.parse().map_err(|error| format!("invalid time {time:?}: {error}"))?;
+                let time: Timestamp = time
+                    .parse()
+                    .map_err(|error| format!("invalid time {time:?}: {error}"))?;
                 Some(time.as_second())
             }
         };
@@ -112,10 +114,21 @@ pub(super) fn decode(entries: Option<&Value>) -> Result<Managers, String> {
         let manager = Manager {
             name: text("manager")?.into(),
             operation,
-            api_version: if operation == Operation::Apply { String::new() } else { api_version.into() },
+            api_version: if operation == Operation::Apply {
+                String::new()
+            } else {
+                api_version.into()
+            },
             subresource: text("subresource")?.into(),
         };
-        managers.insert(manager, Owned { fields, api_version: api_version.into(), time_s });
+        managers.insert(
+            manager,
+            Owned {
+                fields,
+                api_version: api_version.into(),
+                time_s,
+            },
+        );
     }
     Ok(managers)
 }
@@ -124,7 +137,10 @@ pub(super) fn decode(entries: Option<&Value>) -> Result<Managers, String> {
 pub(super) fn encode(managers: &Managers) -> Vec<Value> {
     let mut entries: Vec<_> = managers.iter().collect();
     entries.sort_by_key(|(manager, owned)| (manager.operation, owned.time_s.unwrap_or(0)));
-    entries.into_iter().map(|(manager, owned)| encode_entry(manager, owned)).collect()
+    entries
+        .into_iter()
+        .map(|(manager, owned)| encode_entry(manager, owned))
+        .collect()
 }
 
 fn encode_entry(manager: &Manager, owned: &Owned) -> Value {
@@ -158,7 +174,9 @@ pub(super) fn cap(managers: &mut Managers) {
         if count <= MAX_UPDATE_MANAGERS {
             break;
         }
-        let Some(version) = managers.get(&manager).map(|owned| owned.api_version.clone()) else { continue };
+        let Some(version) = managers.get(&manager).map(|owned| owned.api_version.clone()) else {
+            continue;
+        };
         let Some(first) = firsts.get(&version) else {
             firsts.insert(version, manager);
             continue;

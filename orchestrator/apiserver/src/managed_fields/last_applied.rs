@@ -23,7 +23,12 @@ pub(super) fn unchanged_fields(write: &Write<'_>, live: &Value) -> Option<FieldS
     typed.check(&last, true).ok()?;
     let changes = Comparison::of(typed, &last, live);
     let fields = typed.fields(&last);
-    Some(fields.difference(&changes.modified).difference(&changes.added).difference(&changes.removed))
+    Some(
+        fields
+            .difference(&changes.modified)
+            .difference(&changes.added)
+            .difference(&changes.removed),
+    )
 }
 
 /// Keeps the annotation of an object that has one up to date, for clients that still read it.
@@ -40,7 +45,9 @@ pub(super) fn refresh(object: &mut Value, config: &Value) {
             metadata.remove("annotations");
         }
     }
-    let Some(annotations) = annotations_mut(object) else { return };
+    let Some(annotations) = annotations_mut(object) else {
+        return;
+    };
     annotations.insert(ANNOTATION.into(), Value::String(format!("{config}\n")));
     let bytes = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
     if annotations.iter().map(bytes).sum::<usize>() > MAX_ANNOTATION_BYTES {

@@ -9,7 +9,13 @@ pub fn manager_name(field_manager: &str, user_agent: &str) -> String {
         return field_manager.to_owned();
     }
     let mut name = String::new();
-    for letter in user_agent.split('/').next().unwrap_or_default().chars().filter(|letter| is_printable(*letter)) {
+    for letter in user_agent
+        .split('/')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|letter| is_printable(*letter))
+    {
         if name.len() + letter.len_utf8() > MAX_MANAGER_BYTES {
             break;
         }
@@ -29,7 +35,9 @@ pub fn check_manager_name(field_manager: &str) -> Result<(), String> {
     match field_manager.char_indices().find(|(_, letter)| !is_printable(*letter)) {
         Some((at, letter)) => {
             let code = u32::from(letter);
-            Err(format!("Invalid value: {field_manager:?}: invalid character U+{code:04X} (at position {at})"))
+            Err(format!(
+                "Invalid value: {field_manager:?}: invalid character U+{code:04X} (at position {at})"
+            ))
         }
         None => Ok(()),
     }
@@ -57,6 +65,10 @@ mod tests {
     fn bad_parameters_are_refused() {
         assert_eq!(check_manager_name("my manager"), Ok(()));
         assert!(check_manager_name(&"x".repeat(129)).unwrap_err().contains("128"));
-        assert!(check_manager_name("a\nb").unwrap_err().contains("U+000A (at position 1)"));
+        assert!(
+            check_manager_name("a\nb")
+                .unwrap_err()
+                .contains("U+000A (at position 1)")
+        );
     }
 }

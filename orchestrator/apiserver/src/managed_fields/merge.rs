@@ -54,7 +54,11 @@ impl Typed<'_> {
         }
         let applied_set: BTreeSet<&PathElement> = applied_names.iter().flatten().collect();
         // Shared items in the order of the applied list: at each, both lists meet.
-        let mut meetings = applied_names.iter().flatten().filter(|name| live_places.contains_key(name)).peekable();
+        let mut meetings = applied_names
+            .iter()
+            .flatten()
+            .filter(|name| live_places.contains_key(name))
+            .peekable();
         let mut merged = Vec::with_capacity(live.len().max(applied.len()));
         let mut done = BTreeSet::new();
         let mut next = 0;

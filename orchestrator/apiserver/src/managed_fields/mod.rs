@@ -71,12 +71,22 @@ pub enum Tracked {
 impl Tracked {
     /// All but these fields, given as `status` or `metadata.labels`.
     pub fn except(paths: &[&str]) -> Self {
-        Self::Except(paths.iter().map(|path| path.split('.').map(Into::into).collect()).collect())
+        Self::Except(
+            paths
+                .iter()
+                .map(|path| path.split('.').map(Into::into).collect())
+                .collect(),
+        )
     }
 
     /// Only these fields, given as `spec.containers.*.resources`.
     pub fn only(paths: &[&str]) -> Self {
-        Self::Only(paths.iter().map(|path| path.split('.').map(Into::into).collect()).collect())
+        Self::Only(
+            paths
+                .iter()
+                .map(|path| path.split('.').map(Into::into).collect())
+                .collect(),
+        )
     }
 }
 
@@ -98,26 +108,34 @@ pub enum ApplyError {
 /// # Errors
 /// [`ApplyError::Conflicts`] without `force`; [`ApplyError::BadRequest`] with upstream's words.
 pub fn apply(write: &Write<'_>, force: bool, live: Option<&Value>, config: &Value) -> Result<Value, ApplyError> {
-    let bad = |text: String| Err(ApplyError::BadRequest(text));
+    let bad = ApplyError::BadRequest;
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
     if text("apiVersion") != write.api_version || text("kind") != write.kind {
         let version = text("apiVersion");
         let slash = if version.contains('/') { "" } else { "/" };
-        return bad(format!("invalid object type: {slash}{version}, Kind={}", text("kind")));
+        return Err(bad(format!(
+            "invalid object type: {slash}{version}, Kind={}",
+            text("kind")
+        )));
     }
-    if config.pointer("/metadata/managedFields").is_some_and(|entries| !entries.is_null()) {
-        return bad("metadata.managedFields must be nil".into());
+    if config
+        .pointer("/metadata/managedFields")
+        .is_some_and(|entries| !entries.is_null())
+    {
+        return Err(bad("metadata.managedFields must be nil".into()));
     }
     if deeper_than(config, MAX_DEPTH) || live.is_some_and(|live| deeper_than(live, MAX_DEPTH)) {
-        return bad(format!("exceeded max depth of {MAX_DEPTH}; flatten the object"));
+        return Err(bad(format!("exceeded max depth of {MAX_DEPTH}; flatten the object")));
     }
-    let managers = decode(live.and_then(managed_fields)).or_else(|error| bad(format!("failed to decode managed fields: {error}")))?;
+    let managers = decode(live.and_then(managed_fields))
+        .map_err(|error| bad(format!("failed to decode managed fields: {error}")))?;
     let mut old = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
     set_managed_fields(&mut old, Vec::new());
     let typed = Typed::new(write.types, write.ty);
     let name = object_name(config, write);
-    typed.check(config, true).or_else(|error| bad(format!("failed to create typed patch object ({name}): {error}")))?;
-    typed.check(&old, false).or_else(|error| bad(format!("failed to create typed live object ({name}): {error}")))?;
+    let untyped = |which: &str, error| bad(format!("failed to create typed {which} object ({name}): {error}"));
+    typed.check(config, true).map_err(|error| untyped("patch", error))?;
+    typed.check(&old, false).map_err(|error| untyped("live", error))?;
     let (mut new, managers) = core::apply(write, force, live.is_some(), &old, config, managers)?;
     if write.manager == last_applied::KUBECTL {
         last_applied::refresh(&mut new, config);
@@ -158,13 +176,18 @@ fn sent_or_live(write: &Write<'_>, live: Option<&Value>, new: &Value) -> Manager
         return Managers::new();
     }
     // Clients that know nothing of managedFields must not delete them by accident.
-    decode(sent).ok().filter(|managers| !managers.is_empty()).unwrap_or_else(live)
+    decode(sent)
+        .ok()
+        .filter(|managers| !managers.is_empty())
+        .unwrap_or_else(live)
 }
 
 fn is_reset(entries: &[Value]) -> bool {
     match entries {
         [] => true,
-        [entry] => entry.as_object().is_some_and(|entry| entry.values().all(|value| value.is_null() || value == "")),
+        [entry] => entry
+            .as_object()
+            .is_some_and(|entry| entry.values().all(|value| value.is_null() || value == "")),
         _ => false,
     }
 }
@@ -181,8 +204,12 @@ pub fn check(object: &Value) -> Result<(), String> {
 /// Gives `new` the entries of `old` if they differ in nothing but times, and the objects in nothing at all: a write that
 /// changes nothing shall not be one. To be called last, before an object is stored.
 pub fn keep_times(old: &Value, new: &mut Value) {
-    let (Some(was), Some(is)) = (managed_fields(old), managed_fields(new)) else { return };
-    let (Some(was), Some(is)) = (was.as_array(), is.as_array()) else { return };
+    let (Some(was), Some(is)) = (managed_fields(old), managed_fields(new)) else {
+        return;
+    };
+    let (Some(was), Some(is)) = (was.as_array(), is.as_array()) else {
+        return;
+    };
     let timeless = |entry: &Value| {
         let mut entry = entry.clone();
         entry.as_object_mut().map(|fields| fields.remove("time"));
@@ -195,23 +222,19 @@ pub fn keep_times(old: &Value, new: &mut Value) {
     let mut unmatched: Vec<Value> = was.iter().map(timeless).collect();
     for entry in is {
         let entry = timeless(entry);
-        let Some(at) = unmatched.iter().position(|it| *it == entry) else { return };
+        let Some(at) = unmatched.iter().position(|it| *it == entry) else {
+            return;
+        };
         unmatched.swap_remove(at);
     }
-    let entries = was.clone();
-    let now = std::mem::take(is_mut(new));
-    *is_mut(new) = entries;
+    let set = |new: &mut Value, entries| match new.pointer_mut("/metadata/managedFields") {
+        Some(slot) => std::mem::replace(slot, entries),
+        None => Value::Null,
+    };
+    let now = set(new, Value::Array(was.clone()));
     if !same(old, new) {
-        *is_mut(new) = now;
+        set(new, now);
     }
-}
-
-/// The entries of an object that has them.
-fn is_mut(object: &mut Value) -> &mut Vec<Value> {
-    object
-        .pointer_mut("/metadata/managedFields")
-        .and_then(Value::as_array_mut)
-        .expect("looked at before; the path is not touched in between")
 }
 
 /// `metadata.managedFields` of an object.
@@ -236,9 +259,21 @@ fn set_managed_fields(object: &mut Value, entries: Vec<Value>) {
 
 /// As `default/web; apps/v1, Kind=Deployment`: how upstream's errors name the object.
 fn object_name(object: &Value, write: &Write<'_>) -> String {
-    let text = |field: &str| object.get("metadata").and_then(|it| it.get(field)).and_then(Value::as_str).unwrap_or_default();
+    let text = |field: &str| {
+        object
+            .get("metadata")
+            .and_then(|it| it.get(field))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let slash = if write.api_version.contains('/') { "" } else { "/" };
-    format!("{}/{}; {slash}{}, Kind={}", text("namespace"), text("name"), write.api_version, write.kind)
+    format!(
+        "{}/{}; {slash}{}, Kind={}",
+        text("namespace"),
+        text("name"),
+        write.api_version,
+        write.kind
+    )
 }
 
 #[cfg(test)]

@@ -43,7 +43,11 @@ pub fn to_scale(parent: Option<&Value>, paths: &[ReplicasPath<'_>]) -> Vec<Value
             if manager.operation == Operation::Update {
                 manager.api_version = SCALE.into();
             }
-            let owned = Owned { fields: scale_set(), api_version: SCALE.into(), time_s: owned.time_s };
+            let owned = Owned {
+                fields: scale_set(),
+                api_version: SCALE.into(),
+                time_s: owned.time_s,
+            };
             managers.insert(manager, owned);
         }
     }
@@ -62,7 +66,10 @@ pub fn from_scale(
     owners.retain(|_, owned| !owned.fields.intersection(&scale_set()).is_empty());
     let mut managers = Managers::new();
     for (manager, mut owned) in decode(parent).unwrap_or_default() {
-        let replicas = paths.iter().find(|it| it.api_version == owned.api_version).map(ReplicasPath::set);
+        let replicas = paths
+            .iter()
+            .find(|it| it.api_version == owned.api_version)
+            .map(ReplicasPath::set);
         if let Some((set, replicas)) = replicas
             && owned.fields.contains(&replicas)
         {
@@ -85,8 +92,17 @@ pub fn from_scale(
         if manager.operation == Operation::Update {
             manager.api_version = path.api_version.into();
         }
-        let fields = managers.get(&manager).map_or_else(|| path.set().0, |owned| owned.fields.union(&path.set().0));
-        managers.insert(manager, Owned { fields, api_version: path.api_version.into(), time_s: owner.time_s });
+        let fields = managers
+            .get(&manager)
+            .map_or_else(|| path.set().0, |owned| owned.fields.union(&path.set().0));
+        managers.insert(
+            manager,
+            Owned {
+                fields,
+                api_version: path.api_version.into(),
+                time_s: owner.time_s,
+            },
+        );
     }
     encode(&managers)
 }

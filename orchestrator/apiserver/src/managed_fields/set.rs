@@ -65,12 +65,17 @@ impl FieldSet {
 
     /// The paths below a step, without it; `None` where there are none.
     pub(super) fn below(&self, element: &PathElement) -> Option<&Self> {
-        self.nodes.get(element).map(|node| &node.below).filter(|below| !below.is_empty())
+        self.nodes
+            .get(element)
+            .map(|node| &node.below)
+            .filter(|below| !below.is_empty())
     }
 
     /// Every step from here: whether the path ends with it, and what is below.
     pub(super) fn steps(&self) -> impl Iterator<Item = (&PathElement, bool, &Self)> {
-        self.nodes.iter().map(|(element, node)| (element, node.member, &node.below))
+        self.nodes
+            .iter()
+            .map(|(element, node)| (element, node.member, &node.below))
     }
 
     /// Puts a step with everything below it.
@@ -98,7 +103,11 @@ impl FieldSet {
         for (element, node) in &other.nodes {
             let old = union.nodes.entry(element.clone()).or_default();
             old.member |= node.member;
-            old.below = if old.below.is_empty() { node.below.clone() } else { old.below.union(&node.below) };
+            old.below = if old.below.is_empty() {
+                node.below.clone()
+            } else {
+                old.below.union(&node.below)
+            };
         }
         union
     }
@@ -108,7 +117,10 @@ impl FieldSet {
     pub fn intersection(&self, other: &Self) -> Self {
         self.combine(other, |node, other| {
             let other = other?;
-            Some(Node { member: node.member && other.member, below: node.below.intersection(&other.below) })
+            Some(Node {
+                member: node.member && other.member,
+                below: node.below.intersection(&other.below),
+            })
         })
     }
 
@@ -117,7 +129,10 @@ impl FieldSet {
     pub fn difference(&self, other: &Self) -> Self {
         self.combine(other, |node, other| {
             let Some(other) = other else { return Some(node.clone()) };
-            Some(Node { member: node.member && !other.member, below: node.below.difference(&other.below) })
+            Some(Node {
+                member: node.member && !other.member,
+                below: node.below.difference(&other.below),
+            })
         })
     }
 
@@ -127,7 +142,10 @@ impl FieldSet {
         self.combine(other, |node, other| match other {
             None => Some(node.clone()),
             Some(other) if other.member => None,
-            Some(other) => Some(Node { member: node.member, below: node.below.without_trees(&other.below) }),
+            Some(other) => Some(Node {
+                member: node.member,
+                below: node.below.without_trees(&other.below),
+            }),
         })
     }
 
@@ -172,7 +190,9 @@ impl FieldSet {
             if key == "." {
                 continue;
             }
-            let Some(element) = PathElement::parse(key)? else { continue };
+            let Some(element) = PathElement::parse(key)? else {
+                continue;
+            };
             let below = Self::decode(value)?;
             // A step that leads nowhere further is a path of its own.
             let member = below.is_empty() || value.get(".").is_some();
@@ -218,7 +238,11 @@ mod tests {
         });
         let set = set(fields.clone());
         assert_eq!(set.encode(), fields);
-        let paths: Vec<_> = set.paths().iter().map(|path| super::super::element::path_text(path)).collect();
+        let paths: Vec<_> = set
+            .paths()
+            .iter()
+            .map(|path| super::super::element::path_text(path))
+            .collect();
         let wanted = [
             ".metadata.labels",
             ".metadata.labels.app",
@@ -238,7 +262,13 @@ mod tests {
         assert_eq!(set(json!({"f:a": {".": {}}})).encode(), json!({"f:a": {}}));
         assert_eq!(set(json!({"f:a": null})).encode(), json!({"f:a": {}}));
         assert_eq!(set(json!({"v:1": {}, "v:1.0": {"f:a": {}}})).paths().len(), 2);
-        for bad in [json!([]), json!("x"), json!({"f:a": 1}), json!({"a": {}}), json!({"k:1": {}})] {
+        for bad in [
+            json!([]),
+            json!("x"),
+            json!({"f:a": 1}),
+            json!({"a": {}}),
+            json!({"k:1": {}}),
+        ] {
             assert!(FieldSet::decode(&bad).is_err(), "{bad}");
         }
     }
@@ -248,7 +278,10 @@ mod tests {
         let fields = set(json!({"f:status": {".": {}, "f:a": {}}, "f:spec": {"f:a": {}}}));
         let status = set(json!({"f:status": {}}));
         assert_eq!(fields.without_trees(&status), set(json!({"f:spec": {"f:a": {}}})));
-        assert_eq!(fields.difference(&status), set(json!({"f:status": {"f:a": {}}, "f:spec": {"f:a": {}}})));
+        assert_eq!(
+            fields.difference(&status),
+            set(json!({"f:status": {"f:a": {}}, "f:spec": {"f:a": {}}}))
+        );
     }
 
     fn sets() -> impl Strategy<Value = FieldSet> {

@@ -61,7 +61,9 @@ impl<'a> Typed<'a> {
             Some(Type::Map { atomic: true, .. } | Type::Object(Object { atomic: true, .. })) => Shape::Leaf(Leaf::Map),
             Some(Type::Map { .. }) => Shape::Fields(None),
             Some(Type::Object(object)) => Shape::Fields(Some(object)),
-            Some(Type::List { kind: ListKind::Atomic, .. }) => Shape::Leaf(Leaf::List),
+            Some(Type::List {
+                kind: ListKind::Atomic, ..
+            }) => Shape::Leaf(Leaf::List),
             Some(Type::List { kind, .. }) => Shape::Items(kind),
         }
     }
@@ -107,8 +109,12 @@ impl<'a> Typed<'a> {
     /// Whether upstream's Go field is a plain struct: then it is there, if empty, wherever its parent is, and nobody becomes
     /// its owner by bringing it.
     pub(super) fn always_there(self, name: &str) -> bool {
-        let Some(Type::Object(object)) = self.known() else { return false };
-        let Some(field) = object.fields.get(name) else { return false };
+        let Some(Type::Object(object)) = self.known() else {
+            return false;
+        };
+        let Some(field) = object.fields.get(name) else {
+            return false;
+        };
         let plain = field.wire.is_some_and(|wire| !wire.pointer);
         plain && matches!(self.types.get(field.ty), Type::Object(_))
     }
@@ -169,7 +175,11 @@ impl<'a> Typed<'a> {
             return;
         }
         let mut report = |text: String| {
-            errors.push(if path.is_empty() { text } else { format!("{path}: {text}") });
+            errors.push(if path.is_empty() {
+                text
+            } else {
+                format!("{path}: {text}")
+            });
         };
         match (self.shape(value), value) {
             (_, Value::Null) => {}
@@ -190,7 +200,8 @@ impl<'a> Typed<'a> {
             }
             (Shape::Leaf(Leaf::List), Value::Array(items)) => {
                 for (at, item) in items.iter().enumerate() {
-                    self.item().collect_errors(item, strict, &format!("{path}[{at}]"), errors);
+                    self.item()
+                        .collect_errors(item, strict, &format!("{path}[{at}]"), errors);
                 }
             }
             (Shape::Items(kind), Value::Array(items)) => {
@@ -200,19 +211,28 @@ impl<'a> Typed<'a> {
                         Ok(name) => name,
                         Err(text) => {
                             let text = format!("element {at}: {text}");
-                            errors.push(if path.is_empty() { text } else { format!("{path}: {text}") });
+                            errors.push(if path.is_empty() {
+                                text
+                            } else {
+                                format!("{path}: {text}")
+                            });
                             return;
                         }
                     };
-                    self.item().collect_errors(item, strict, &format!("{path}{name}"), errors);
+                    self.item()
+                        .collect_errors(item, strict, &format!("{path}{name}"), errors);
                     if strict && seen.contains(&name) {
                         errors.push(format!("{path}: duplicate entries for key {name}"));
                     }
                     seen.insert(name);
                 }
             }
-            (Shape::Leaf(Leaf::Map) | Shape::Fields(_), value) if strict => report(format!("expected map, got {value}")),
-            (Shape::Leaf(Leaf::List) | Shape::Items(_), value) if strict => report(format!("expected list, got {value}")),
+            (Shape::Leaf(Leaf::Map) | Shape::Fields(_), value) if strict => {
+                report(format!("expected map, got {value}"))
+            }
+            (Shape::Leaf(Leaf::List) | Shape::Items(_), value) if strict => {
+                report(format!("expected list, got {value}"))
+            }
             _ => {}
         }
     }
@@ -239,13 +259,20 @@ impl<'a> Typed<'a> {
             let leaf = matches!(inner.shape(value), Shape::Leaf(_));
             // A declared field that has parts is owned through them; an empty one would not be owned at all.
             let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-            set.put(PathElement::field(name), leaf || empty || !self.declares(name), inner.fields(value));
+            set.put(
+                PathElement::field(name),
+                leaf || empty || !self.declares(name),
+                inner.fields(value),
+            );
         }
         set
     }
 
     fn fields_of_list(self, kind: &ListKind, items: &[Value]) -> FieldSet {
-        let names: Vec<_> = items.iter().filter_map(|item| Some((self.name(kind, item).ok()?, item))).collect();
+        let names: Vec<_> = items
+            .iter()
+            .filter_map(|item| Some((self.name(kind, item).ok()?, item)))
+            .collect();
         let mut seen = std::collections::BTreeMap::new();
         for (name, _) in &names {
             *seen.entry(name.clone()).or_insert(0) += 1;
@@ -253,7 +280,11 @@ impl<'a> Typed<'a> {
         let mut set = FieldSet::default();
         for (name, item) in names {
             // Twins are owned together.
-            let below = if seen.get(&name) == Some(&1) { self.item().fields(item) } else { FieldSet::default() };
+            let below = if seen.get(&name) == Some(&1) {
+                self.item().fields(item)
+            } else {
+                FieldSet::default()
+            };
             set.put(name, true, below);
         }
         set
@@ -264,7 +295,11 @@ impl<'a> Typed<'a> {
         let mut with = FieldSet::default();
         for (element, member, below) in set.steps() {
             let parent = matches!(element, PathElement::Field(name) if self.declares(name)) && !below.is_empty();
-            with.put(element.clone(), member || parent, self.step(element).with_parents(below));
+            with.put(
+                element.clone(),
+                member || parent,
+                self.step(element).with_parents(below),
+            );
         }
         with
     }
@@ -332,9 +367,7 @@ fn mismatch(scalar: Option<Scalar>, value: &Value) -> Option<&'static str> {
         Some(Scalar::Int32 | Scalar::Int64 | Scalar::Double) => (value.is_number(), "numeric (int or float)"),
         Some(Scalar::Boolean) => (value.is_boolean(), "boolean"),
         Some(Scalar::String | Scalar::Bytes | Scalar::Time | Scalar::MicroTime) => (value.is_string(), "string"),
-        Some(Scalar::Quantity | Scalar::IntOrString) | None => {
-            (!value.is_array() && !value.is_object(), "any scalar")
-        }
+        Some(Scalar::Quantity | Scalar::IntOrString) | None => (!value.is_array() && !value.is_object(), "any scalar"),
     };
     (!fits).then_some(expected)
 }

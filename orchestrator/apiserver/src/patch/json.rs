@@ -19,7 +19,10 @@ pub const MAX_COPIED_BYTES: usize = 3 << 20;
 /// [`PatchError::BadRequest`] for what is no patch, [`PatchError::TooLarge`] past the limits, [`PatchError::Unprocessable`]
 /// where an operation does not fit the object.
 pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    if patch.as_array().is_some_and(|operations| operations.len() > MAX_OPERATIONS) {
+    if patch
+        .as_array()
+        .is_some_and(|operations| operations.len() > MAX_OPERATIONS)
+    {
         let operations = patch.as_array().map_or(0, Vec::len);
         return Err(PatchError::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {operations}"
@@ -35,7 +38,10 @@ pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
         if let PatchOperation::Test(test) = operation {
             let found = patched.pointer(test.path.as_str());
             if !found.map_or(test.value.is_null(), |found| same(found, &test.value)) {
-                return Err(PatchError::Unprocessable(format!("testing value {} failed: test failed", test.path)));
+                return Err(PatchError::Unprocessable(format!(
+                    "testing value {} failed: test failed",
+                    test.path
+                )));
             }
             continue;
         }
@@ -134,19 +140,43 @@ mod tests {
     fn a_failed_operation_is_422_and_says_where() {
         let object = json!({"a": {"b": 1}, "l": [1]});
         let cases = [
-            (json!([{"op": "test", "path": "/a/b", "value": 2}]), "testing value /a/b failed: test failed"),
-            (json!([{"op": "remove", "path": "/x"}]), "remove operation does not apply: doc is missing path: \"/x\""),
-            (json!([{"op": "replace", "path": "/a/c", "value": 1}]), "replace operation does not apply"),
-            (json!([{"op": "add", "path": "/x/y", "value": 1}]), "add operation does not apply"),
-            (json!([{"op": "add", "path": "/l/5", "value": 1}]), "add operation does not apply"),
-            (json!([{"op": "copy", "from": "/x", "path": "/y"}]), "doc is missing path: \"/x\""),
-            (json!([{"op": "move", "from": "/a", "path": "/a/b"}]), "cannot move the value inside itself"),
+            (
+                json!([{"op": "test", "path": "/a/b", "value": 2}]),
+                "testing value /a/b failed: test failed",
+            ),
+            (
+                json!([{"op": "remove", "path": "/x"}]),
+                "remove operation does not apply: doc is missing path: \"/x\"",
+            ),
+            (
+                json!([{"op": "replace", "path": "/a/c", "value": 1}]),
+                "replace operation does not apply",
+            ),
+            (
+                json!([{"op": "add", "path": "/x/y", "value": 1}]),
+                "add operation does not apply",
+            ),
+            (
+                json!([{"op": "add", "path": "/l/5", "value": 1}]),
+                "add operation does not apply",
+            ),
+            (
+                json!([{"op": "copy", "from": "/x", "path": "/y"}]),
+                "doc is missing path: \"/x\"",
+            ),
+            (
+                json!([{"op": "move", "from": "/a", "path": "/a/b"}]),
+                "cannot move the value inside itself",
+            ),
         ];
         for (patch, text) in cases {
             let error = fails(&object, &patch);
             assert_eq!((error.code(), error.reason()), (422, "Invalid"), "{patch}");
             assert!(error.to_string().contains(text), "{error}");
-            assert!(error.to_string().starts_with("the server rejected our request"), "{error}");
+            assert!(
+                error.to_string().starts_with("the server rejected our request"),
+                "{error}"
+            );
         }
     }
 
@@ -155,7 +185,10 @@ mod tests {
         let object = json!({"a": 1});
         assert!(json_patch(&object, &json!([{"op": "test", "path": "/b", "value": null}])).is_ok());
         assert!(json_patch(&object, &json!([{"op": "test", "path": "/a", "value": 1.0}])).is_ok());
-        assert_eq!(fails(&object, &json!([{"op": "test", "path": "/b", "value": 1}])).code(), 422);
+        assert_eq!(
+            fails(&object, &json!([{"op": "test", "path": "/b", "value": 1}])).code(),
+            422
+        );
     }
 
     #[test]
@@ -185,10 +218,13 @@ mod tests {
             "Request entity is too large: The allowed maximum operations in a JSON patch is 10000, got 10001"
         );
         // Each copy doubles the object.
-        let doubling: Vec<_> =
-            (0..100).map(|at| json!({"op": "copy", "from": "/a", "path": format!("/a/{at}")})).collect();
+        let doubling: Vec<_> = (0..100)
+            .map(|at| json!({"op": "copy", "from": "/a", "path": format!("/a/{at}")}))
+            .collect();
         assert!(fails(&json!({"a": {}}), &Value::Array(doubling)).code() >= 413);
-        let nesting: Vec<_> = (0..200).map(|_| json!({"op": "copy", "from": "", "path": "/a"})).collect();
+        let nesting: Vec<_> = (0..200)
+            .map(|_| json!({"op": "copy", "from": "", "path": "/a"}))
+            .collect();
         assert_eq!(fails(&json!({}), &Value::Array(nesting)).code(), 422);
     }
 }

@@ -62,7 +62,9 @@ pub fn merge_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
 
 fn check_depth(object: &Value, patch: &Value) -> Result<(), PatchError> {
     if deeper_than(object, MAX_DEPTH) || deeper_than(patch, MAX_DEPTH) {
-        return Err(PatchError::BadRequest(format!("exceeded max depth of {MAX_DEPTH}; flatten the object")));
+        return Err(PatchError::BadRequest(format!(
+            "exceeded max depth of {MAX_DEPTH}; flatten the object"
+        )));
     }
     Ok(())
 }
@@ -82,7 +84,11 @@ mod tests {
             (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
             (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
             (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
-            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (
+                json!({"a": {"b": "c"}}),
+                json!({"a": {"b": "d", "c": null}}),
+                json!({"a": {"b": "d"}}),
+            ),
             (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
             (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
             (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),

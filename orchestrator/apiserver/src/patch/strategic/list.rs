@@ -11,22 +11,41 @@ use std::{
     mem::{Discriminant, discriminant},
 };
 
+/// Result of [`merge`].
+pub(super) struct Merged {
+    pub(super) items: Vec<Value>,
+    /// The live order that a `$setElementOrder` starts from: new items count as appended there as far as deleted ones left
+    /// room. Source: upstream, which merges in place.
+    pub(super) order: Vec<Value>,
+}
+
 /// Merges a list whose strategy is `merge`.
 pub(super) fn merge(
     schema: Schema<'_>,
     merge_key: Option<&str>,
     old: Vec<Value>,
     new: Vec<Value>,
-) -> Result<Vec<Value>, PatchError> {
-    let Some(kind) = kind_of_items(&old, &new)? else { return Ok(old) };
+) -> Result<Merged, PatchError> {
+    let Some(kind) = kind_of_items(&old, &new)? else {
+        return Ok(Merged {
+            items: old,
+            order: Vec::new(),
+        });
+    };
     if kind != discriminant(&Value::Object(Map::new())) {
         let mut seen = BTreeSet::new();
-        let both = old.iter().chain(&new).filter(|item| seen.insert(canonical(item))).cloned();
-        return sort(both.collect(), &new, &old, None);
+        let both = old
+            .iter()
+            .chain(&new)
+            .filter(|item| seen.insert(canonical(item)))
+            .cloned();
+        let items = sort(both.collect(), &new, &old, None)?;
+        return Ok(Merged { items, order: old });
     }
     let Some(merge_key) = merge_key else {
         return Err(bad("cannot merge lists without merge key for struct"));
     };
+    let room = old.len();
     let (mut merged, new) = without_directives(old, new, merge_key)?;
     let order = merged.clone();
     let mut places = BTreeMap::new();
@@ -41,21 +60,30 @@ pub(super) fn merge(
         let place = places.get(&id).copied();
         let old = place.and_then(|at| merged.get_mut(at));
         match (old, item) {
-            (Some(Value::Object(old)), Value::Object(item)) => *old = schema.merge(std::mem::take(old), item.clone())?,
+            (Some(Value::Object(old)), Value::Object(item)) => {
+                *old = schema.merge(std::mem::take(old), item.clone())?
+            }
             _ => {
                 places.insert(id, merged.len());
                 merged.extend(clean(item.clone()));
             }
         }
     }
-    sort(merged, &new, &order, Some(merge_key))
+    let live_order = merged.iter().take(room).cloned().collect();
+    Ok(Merged {
+        items: sort(merged, &new, &order, Some(merge_key))?,
+        order: live_order,
+    })
 }
 
 /// Takes the values of a `$deleteFromPrimitiveList` out of a list.
 pub(super) fn delete(old: Vec<Value>, values: &[Value]) -> Result<Vec<Value>, PatchError> {
     kind_of_items(&old, values)?;
     let values: BTreeSet<_> = values.iter().map(canonical).collect();
-    Ok(old.into_iter().filter(|item| !values.contains(&canonical(item))).collect())
+    Ok(old
+        .into_iter()
+        .filter(|item| !values.contains(&canonical(item)))
+        .collect())
 }
 
 /// Applies the items that carry a `$patch` and gives what is left of both lists.
@@ -176,7 +204,10 @@ fn kind_of_items(old: &[Value], new: &[Value]) -> Result<Option<Discriminant<Val
     }
     if kinds.any(|other| other != kind) {
         let lists = [Value::Array(old.to_vec()), Value::Array(new.to_vec())];
-        return Err(bad(format!("list element types are not identical: {}", go_text(&Value::Array(lists.into())))));
+        return Err(bad(format!(
+            "list element types are not identical: {}",
+            go_text(&Value::Array(lists.into()))
+        )));
     }
     Ok(Some(kind))
 }

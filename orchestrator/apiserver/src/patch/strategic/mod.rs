@@ -36,7 +36,9 @@ pub fn strategic_merge_patch(types: &Types, ty: TypeId, object: &Value, patch: &
     };
     check_depth(object, patch)?;
     let schema = Schema { types, ty: Some(ty) };
-    schema.merge(object_fields.clone(), patch_fields.clone()).map(Value::Object)
+    schema
+        .merge(object_fields.clone(), patch_fields.clone())
+        .map(Value::Object)
 }
 
 fn bad(text: impl Into<String>) -> PatchError {
@@ -64,7 +66,9 @@ impl<'a> Schema<'a> {
                 None if object.preserve_unknown => Ok((inner(None), PatchStrategy::default())),
                 None => {
                     let name = object.name.rsplit('.').next().unwrap_or_default();
-                    Err(bad(format!("unable to find api field in struct {name} for the json field {key:?}")))
+                    Err(bad(format!(
+                        "unable to find api field in struct {name} for the json field {key:?}"
+                    )))
                 }
             },
             Some(Type::Map { value, .. }) => Ok((inner(Some(*value)), PatchStrategy::default())),
@@ -100,7 +104,11 @@ impl<'a> Schema<'a> {
         self.ordered_lists(&mut object, &mut patch)?;
         for (key, value) in patch {
             let deletes = key.starts_with(DELETE_FROM);
-            let key = if deletes { list_of(&key, DELETE_FROM)?.to_owned() } else { key };
+            let key = if deletes {
+                list_of(&key, DELETE_FROM)?.to_owned()
+            } else {
+                key
+            };
             if value.is_null() {
                 object.remove(&key);
                 continue;
@@ -117,7 +125,7 @@ impl<'a> Schema<'a> {
                     Some(Value::Array(if deletes {
                         list::delete(old, &new)?
                     } else if strategy.merge {
-                        list::merge(schema.item(), strategy.merge_key.as_deref(), old, new)?
+                        list::merge(schema.item(), strategy.merge_key.as_deref(), old, new)?.items
                     } else {
                         clean_list(new)
                     }))
@@ -136,7 +144,9 @@ impl<'a> Schema<'a> {
     fn ordered_lists(self, object: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), PatchError> {
         let directives: Vec<String> = patch.keys().filter(|key| key.starts_with(SET_ORDER)).cloned().collect();
         for directive in directives {
-            let Some(order) = patch.remove(&directive) else { continue };
+            let Some(order) = patch.remove(&directive) else {
+                continue;
+            };
             let Value::Array(order) = order else {
                 return Err(bad_argument("[]interface {}", &order));
             };
@@ -144,17 +154,24 @@ impl<'a> Schema<'a> {
             let (schema, strategy) = self.field(key)?;
             let old = take_list(object, key)?;
             // A patch that sets the list to null deletes it; its order does not matter then.
-            let new = if patch.get(key).is_some_and(Value::is_null) { None } else { take_list(patch, key)? };
+            let new = if patch.get(key).is_some_and(Value::is_null) {
+                None
+            } else {
+                take_list(patch, key)?
+            };
             let merge_key = strategy.merge_key.as_deref();
             list::check_order(new.as_deref().unwrap_or_default(), &order, merge_key)?;
-            let merged = match (old.clone(), new) {
+            let (items, live_order) = match (old, new) {
                 (None, None) => continue,
-                (Some(old), None) => old,
-                (None, Some(new)) => clean_list(new),
-                (Some(old), Some(new)) if strategy.merge => list::merge(schema.item(), merge_key, old, new)?,
-                (Some(_), Some(new)) => clean_list(new),
+                (Some(old), None) => (old.clone(), old),
+                (None, Some(new)) => (clean_list(new), Vec::new()),
+                (Some(old), Some(new)) if strategy.merge => {
+                    let merged = list::merge(schema.item(), merge_key, old, new)?;
+                    (merged.items, merged.order)
+                }
+                (Some(old), Some(new)) => (clean_list(new), old),
             };
-            let sorted = list::sort(merged, &order, old.as_deref().unwrap_or_default(), merge_key)?;
+            let sorted = list::sort(items, &order, &live_order, merge_key)?;
             object.insert(key.to_owned(), Value::Array(sorted));
         }
         Ok(())
@@ -163,12 +180,17 @@ impl<'a> Schema<'a> {
 
 /// Applies `$retainKeys` and takes it out of the patch. Everything that the patch sets must be listed.
 fn retain_keys(object: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), PatchError> {
-    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
+    let Some(keys) = patch.remove(RETAIN_KEYS) else {
+        return Ok(());
+    };
     let malformed = || bad("invalid patch format of retainKeys");
     let keys = keys.as_array().ok_or_else(malformed)?;
     let listed = |key: &str| keys.iter().any(|it| it.as_str() == Some(key));
     let directive = |key: &str| key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER);
-    if patch.iter().any(|(key, value)| !value.is_null() && !directive(key) && !listed(key)) {
+    if patch
+        .iter()
+        .any(|(key, value)| !value.is_null() && !directive(key) && !listed(key))
+    {
         return Err(malformed());
     }
     object.retain(|key, _| listed(key));
@@ -177,9 +199,15 @@ fn retain_keys(object: &mut Map<String, Value>, patch: &mut Map<String, Value>) 
 
 /// The list that a directive such as `$setElementOrder/finalizers` is about.
 fn list_of<'k>(key: &'k str, prefix: &str) -> Result<&'k str, PatchError> {
-    key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')).ok_or_else(|| {
-        if prefix == SET_ORDER { bad_set_order() } else { bad("invalid patch format of primitive list") }
-    })
+    key.strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .ok_or_else(|| {
+            if prefix == SET_ORDER {
+                bad_set_order()
+            } else {
+                bad("invalid patch format of primitive list")
+            }
+        })
 }
 
 fn take_list(fields: &mut Map<String, Value>, key: &str) -> Result<Option<Vec<Value>>, PatchError> {
@@ -202,7 +230,9 @@ fn clean(value: Value) -> Option<Value> {
 
 fn clean_map(fields: Map<String, Value>) -> Map<String, Value> {
     let directive = |key: &str| key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER) || key == RETAIN_KEYS;
-    let kept = fields.into_iter().filter(|(key, value)| !value.is_null() && !directive(key));
+    let kept = fields
+        .into_iter()
+        .filter(|(key, value)| !value.is_null() && !directive(key));
     kept.filter_map(|(key, value)| Some((key, clean(value)?))).collect()
 }
 
@@ -211,11 +241,18 @@ fn clean_list(items: Vec<Value>) -> Vec<Value> {
 }
 
 fn unknown_directive(directive: &Value, map: &Map<String, Value>) -> PatchError {
-    bad(format!("unknown patch type: {} in map: {}", go_text(directive), text::go_map(map)))
+    bad(format!(
+        "unknown patch type: {} in map: {}",
+        go_text(directive),
+        text::go_map(map)
+    ))
 }
 
 fn no_merge_key(map: &Map<String, Value>, key: &str) -> PatchError {
-    bad(format!("map: {} does not contain declared merge key: {key}", text::go_map(map)))
+    bad(format!(
+        "map: {} does not contain declared merge key: {key}",
+        text::go_map(map)
+    ))
 }
 
 fn bad_argument(expected: &str, actual: &Value) -> PatchError {

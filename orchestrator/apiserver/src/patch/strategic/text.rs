@@ -15,7 +15,10 @@ pub(super) fn go_text(value: &Value) -> String {
 
 /// `map[a:1 b:2]`, sorted by key.
 pub(super) fn go_map(map: &Map<String, Value>) -> String {
-    let mut fields: Vec<_> = map.iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect();
+    let mut fields: Vec<_> = map
+        .iter()
+        .map(|(key, value)| format!("{key}:{}", go_text(value)))
+        .collect();
     fields.sort_unstable();
     format!("map[{}]", fields.join(" "))
 }

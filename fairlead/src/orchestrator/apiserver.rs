@@ -1,0 +1,97 @@
+//! `fairlead apiserver`: the API server alone.
+
+use super::{flags::ApiserverArgs, kubeconfig, store_file};
+use crate::logging;
+use anyhow::{Context as _, Result};
+use fairlead_apiserver::open::{Running, Start};
+use fairlead_store::RedbStore;
+use nix::ifaddrs::getifaddrs;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long connections may take to close at exit.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps the server from starting: object, cause, remedy.
+pub(crate) fn main(args: &ApiserverArgs) -> Result<()> {
+    logging::start(args.log_format, &args.log_level)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let result = runtime.block_on(run(args));
+    runtime.shutdown_timeout(GRACE);
+    result
+}
+
+async fn run(args: &ApiserverArgs) -> Result<()> {
+    let started = Instant::now();
+    let settings = args.settings()?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let address = SocketAddr::new(args.bind_address, args.secure_port);
+    let listener = fairlead_apiserver::listen::bind(address)
+        .await
+        .with_context(|| format!("--bind-address, --secure-port: {address} cannot be used"))?;
+    let port = listener.local_addr().context("the listener has no address")?.port();
+    let addresses = addresses(args.advertise_address);
+    let names = args.tls_san.iter().filter(|it| it.parse::<IpAddr>().is_err());
+    let more = args.tls_san.iter().filter_map(|it| it.parse().ok());
+    let start = Start {
+        data_dir: args.data_dir.clone(),
+        hosts: names.cloned().chain(host_name()).collect(),
+        addresses: addresses.iter().copied().chain(more).collect(),
+        port,
+        cluster_domain: args.cluster_domain.clone(),
+    };
+    kubeconfig::make_directory(&args.data_dir)?;
+    let store = RedbStore::open(&store_file(&args.data_dir))?;
+    let running = Running::start(Arc::new(store), settings, &start, listener).await?;
+    let host = addresses.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let url = format!("https://{}", SocketAddr::new(host, port));
+    let file = args.data_dir.join("admin.kubeconfig");
+    kubeconfig::write(&file, &running.admin_kubeconfig(&url)?)?;
+    tracing::info!(
+        address = %running.address,
+        kubeconfig = %file.display(),
+        milliseconds = started.elapsed().as_millis(),
+        "serving the API"
+    );
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    running.stop().await;
+    Ok(())
+}
+
+fn host_name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
+}
+
+/// Addresses of this host that others may reach it at, the advertised one first, IPv4 before IPv6.
+fn addresses(advertised: Option<IpAddr>) -> Vec<IpAddr> {
+    let mut all: Vec<IpAddr> = Vec::new();
+    for interface in getifaddrs().into_iter().flatten() {
+        let Some(address) = interface.address else { continue };
+        let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(four), _) => IpAddr::from(four.ip()),
+            (_, Some(six)) => IpAddr::from(six.ip()),
+            _ => continue,
+        };
+        let local = matches!(address, IpAddr::V6(six) if six.is_unicast_link_local());
+        if !(address.is_loopback() || local) {
+            all.push(address);
+        }
+    }
+    all.sort_by_key(IpAddr::is_ipv6);
+    if let Some(advertised) = advertised {
+        all.retain(|it| *it != advertised);
+        all.insert(0, advertised);
+    }
+    all
+}

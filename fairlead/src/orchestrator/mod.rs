@@ -1,0 +1,13 @@
+//! The orchestrator's subcommands: `apiserver`, `kubeconfig`, `store`.
+
+pub(crate) mod apiserver;
+pub(crate) mod flags;
+pub(crate) mod kubeconfig;
+pub(crate) mod store;
+
+use std::path::{Path, PathBuf};
+
+/// The store's file in a data directory.
+fn store_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("store.redb")
+}

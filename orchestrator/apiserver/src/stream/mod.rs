@@ -1,0 +1,145 @@
+//! Requests that are forwarded: to a node's kubelet (log, exec, attach, port-forward, nodes/proxy) and to pods and Services
+//! (proxy). Upgraded connections are tunnelled byte by byte, so that WebSocket v5 and v4, SPDY, and SPDY inside WebSocket
+//! all pass: what is spoken is between client and kubelet.
+
+mod connect;
+mod target;
+
+use crate::{
+    handlers::Call,
+    http::{Body, body},
+    status::{Result, Status},
+};
+use bytes::Bytes;
+pub(crate) use connect::KubeletTls;
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use std::{sync::Arc, time::Duration};
+
+/// Time until the other side must have answered.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Headers that speak of one connection only (RFC 9110 §7.6.1), and those that say who asks: the kubelet knows this server
+/// by its certificate and needs no client's secrets.
+const NOT_FORWARDED: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::HOST,
+    header::AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+];
+
+/// Answers `log`, `exec`, `attach`, `portforward` and `proxy`.
+pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<Body>> {
+    let target = target::find(call)?;
+    let upgrade = upgrade_of(&call.headers);
+    let mut request = Request::builder()
+        .method(call.method.clone())
+        .uri(&target.path_and_query);
+    if let Some(headers) = request.headers_mut() {
+        copy_headers(&call.headers, headers);
+        if let Some(protocol) = &upgrade {
+            headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, protocol.clone());
+        }
+    }
+    let request = request
+        .header(header::HOST, &target.authority)
+        .body(Full::new(bytes))
+        .map_err(Status::internal)?;
+    let unreachable = |error: &dyn std::fmt::Display| {
+        Status::new(
+            StatusCode::BAD_GATEWAY,
+            "ServiceUnavailable",
+            format!("error dialing {}: {error}", target.authority),
+        )
+    };
+    let connected = tokio::time::timeout(PATIENCE, connect::connect(&target, &call.server.kubelet_tls)).await;
+    let mut sender = match connected {
+        Ok(Ok(sender)) => sender,
+        Ok(Err(error)) => return Err(unreachable(&error)),
+        Err(_) => return Err(unreachable(&"no connection within 30 s")),
+    };
+    let answered = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+    let mut response = match answered {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(unreachable(&error)),
+        Err(_) => return Err(unreachable(&"no answer within 30 s")),
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let client = call
+            .on_upgrade
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
+        let Some(client) = client else {
+            return Err(Status::bad_request("this connection cannot be upgraded: use http/1.1"));
+        };
+        let kubelet = hyper::upgrade::on(&mut response);
+        tokio::spawn(tunnel(Arc::clone(call), client, kubelet));
+        let mut answer = Response::new(body::full(Bytes::new()));
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.headers_mut() = response.headers().clone();
+        return Ok(answer);
+    }
+    let (parts, incoming) = response.into_parts();
+    let mut answer = Response::new(incoming.map_err(Into::into).boxed_unsync());
+    *answer.status_mut() = parts.status;
+    copy_headers(&parts.headers, answer.headers_mut());
+    answer.extensions_mut().insert(body::Endless);
+    Ok(answer)
+}
+
+/// The protocol that the client wants to change to.
+fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
+    let connection = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|it| it.to_str().ok());
+    let asks = connection
+        .flat_map(|it| it.split(','))
+        .any(|it| it.trim().eq_ignore_ascii_case("upgrade"));
+    headers.get(header::UPGRADE).filter(|_| asks).cloned()
+}
+
+/// Whether a request wants to take the connection over.
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
+    upgrade_of(headers).is_some()
+}
+
+fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from {
+        let private = NOT_FORWARDED.contains(name)
+            || *name == header::UPGRADE
+            || name.as_str().starts_with("impersonate-")
+            || name.as_str() == "keep-alive";
+        if !private {
+            to.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Carries bytes both ways until one side ends, or the server stops.
+async fn tunnel(call: Arc<Call>, client: hyper::upgrade::OnUpgrade, kubelet: hyper::upgrade::OnUpgrade) {
+    let (client, kubelet) = match tokio::try_join!(client, kubelet) {
+        Ok(both) => both,
+        Err(error) => {
+            tracing::debug!(%error, "a connection could not be taken over");
+            return;
+        }
+    };
+    let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
+    tokio::select! {
+        () = call.server.stopping() => {}
+        ended = tokio::io::copy_bidirectional(&mut client, &mut kubelet) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a forwarded connection broke off");
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Where a forwarded request goes.
+
+use crate::{
+    core::ApiServer,
+    handlers::Call,
+    objects::Objects as _,
+    request_info::parameters,
+    status::{Result, Status},
+};
+use form_urlencoded::Serializer;
+use rand::seq::IndexedRandom as _;
+use serde_json::Value;
+use std::{net::IpAddr, sync::Arc};
+
+/// Port of a kubelet that does not say.
+const KUBELET_PORT: u64 = 10250;
+
+/// One address and what to ask for there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// `host:port`.
+    pub(super) authority: String,
+    pub(super) path_and_query: String,
+    pub(super) tls: bool,
+}
+
+/// Finds it.
+pub(super) fn find(call: &Call) -> Result<Target> {
+    match (&*call.resource.plural, call.info.subresource.as_str()) {
+        ("pods", "proxy") => pod_proxy(call),
+        ("services", "proxy") => service_proxy(call),
+        ("nodes", "proxy") => {
+            let (name, _) = split(&call.info.name);
+            let path = format!("/{}", call.info.rest.join("/"));
+            kubelet(&call.server, &name, with_query(path, &call.query))
+        }
+        ("pods", subresource) => kubelet_of_pod(call, subresource),
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+fn with_query(path: String, query: &str) -> String {
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{query}")
+    }
+}
+
+/// `[scheme:]name[:port]`, as the API writes what a proxy request is for.
+fn split(text: &str) -> (String, Option<(bool, String)>) {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        [scheme, name, port] => ((*name).to_owned(), Some((*scheme == "https", (*port).to_owned()))),
+        [name, port] => ((*name).to_owned(), Some((false, (*port).to_owned()))),
+        _ => (text.to_owned(), None),
+    }
+}
+
+fn authority(host: &str, port: u64) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}
+
+fn stored(call: &Call, name: &str) -> Result<Arc<Value>> {
+    let storage = call.resource.storage.as_ref().ok_or_else(Status::no_such_path)?;
+    let found = call.server.get(&storage.prefix, &call.info.namespace, name);
+    found.ok_or_else(|| Status::not_found(&call.resource, name))
+}
+
+fn pod_proxy(call: &Call) -> Result<Target> {
+    let (name, port) = split(&call.info.name);
+    let pod = stored(call, &name)?;
+    let address = pod["status"]["podIP"].as_str().unwrap_or_default();
+    if address.is_empty() {
+        return Err(Status::unavailable(format!("pod {name} has no address yet")));
+    }
+    let first = || {
+        pod["spec"]["containers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find_map(|it| it["ports"][0]["containerPort"].as_u64())
+    };
+    let (tls, port) = match port {
+        Some((tls, port)) => (
+            tls,
+            port.parse()
+                .map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?,
+        ),
+        None => (false, first().unwrap_or(80)),
+    };
+    Ok(Target {
+        authority: authority(address, port),
+        path_and_query: with_query(format!("/{}", call.info.rest.join("/")), &call.query),
+        tls,
+    })
+}
+
+/// One of the ready endpoints, at random.
+fn service_proxy(call: &Call) -> Result<Target> {
+    let (name, port) = split(&call.info.name);
+    let service = stored(call, &name)?;
+    let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
+    let (tls, wanted) = port.unwrap_or((false, String::new()));
+    let chosen = ports.iter().find(|it| {
+        wanted.is_empty() && ports.len() == 1
+            || it["name"] == *wanted
+            || it["port"].as_u64().is_some_and(|it| it.to_string() == wanted)
+    });
+    let chosen =
+        chosen.ok_or_else(|| Status::unavailable(format!("no service port {wanted:?} found for service {name:?}")))?;
+    let port_name = chosen["name"].as_str().unwrap_or_default();
+    let slices = call
+        .server
+        .list("discovery.k8s.io/endpointslices", Some(&call.info.namespace));
+    let slices = slices
+        .iter()
+        .filter(|it| it["metadata"]["labels"]["kubernetes.io/service-name"] == *name);
+    let mut endpoints = Vec::new();
+    for slice in slices {
+        let ports = slice["ports"].as_array().into_iter().flatten();
+        let port = ports
+            .filter(|it| it["name"].as_str().unwrap_or_default() == port_name)
+            .find_map(|it| it["port"].as_u64());
+        let ready = slice["endpoints"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|it| it["conditions"]["ready"] != false);
+        for address in ready.filter_map(|it| it["addresses"][0].as_str()) {
+            endpoints.extend(port.map(|port| authority(address, port)));
+        }
+    }
+    let chosen = endpoints.choose(&mut rand::rng()).cloned();
+    Ok(Target {
+        authority: chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))?,
+        path_and_query: with_query(format!("/{}", call.info.rest.join("/")), &call.query),
+        tls,
+    })
+}
+
+/// The kubelet of a node.
+fn kubelet(server: &ApiServer, node: &str, path_and_query: String) -> Result<Target> {
+    let object = server.get("core/nodes", "", node);
+    let object = object.ok_or_else(|| Status::unavailable(format!("node {node:?} is not known")))?;
+    let addresses = object["status"]["addresses"].as_array().cloned().unwrap_or_default();
+    let address = ["InternalIP", "ExternalIP", "Hostname"].iter().find_map(|kind| {
+        let one = addresses.iter().find(|it| it["type"] == **kind)?;
+        one["address"].as_str()
+    });
+    let address = address.ok_or_else(|| Status::unavailable(format!("node {node:?} has no address")))?;
+    let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+        .as_u64()
+        .unwrap_or(KUBELET_PORT);
+    Ok(Target {
+        authority: authority(address, port),
+        path_and_query,
+        tls: true,
+    })
+}
+
+fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Target> {
+    let pod = stored(call, &call.info.name)?;
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    let given = |wanted: &str| {
+        parameters(&call.query)
+            .find(|(it, _)| it == wanted)
+            .map(|(_, value)| value.into_owned())
+    };
+    let mut query = Serializer::new(String::new());
+    let path = match subresource {
+        "portforward" => {
+            for (key, value) in parameters(&call.query).filter(|(key, _)| key == "ports") {
+                query.append_pair(&key, &value);
+            }
+            format!("/portForward/{namespace}/{name}")
+        }
+        "log" => {
+            let container = container(&pod, given("container"), name)?;
+            const KNOWN: [&str; 8] = [
+                "follow",
+                "previous",
+                "sinceSeconds",
+                "sinceTime",
+                "timestamps",
+                "tailLines",
+                "limitBytes",
+                "stream",
+            ];
+            for (key, value) in parameters(&call.query).filter(|(key, _)| KNOWN.contains(&&**key)) {
+                query.append_pair(&key, &value);
+            }
+            format!("/containerLogs/{namespace}/{name}/{container}")
+        }
+        _ => {
+            let container = container(&pod, given("container"), name)?;
+            // The kubelet has its own names for these. Source: k8s.io/kubelet's remotecommand parameters.
+            const NAMES: [(&str, &str); 4] = [
+                ("stdin", "input"),
+                ("stdout", "output"),
+                ("stderr", "error"),
+                ("tty", "tty"),
+            ];
+            for (key, value) in parameters(&call.query) {
+                match NAMES.iter().find(|(it, _)| *it == key) {
+                    Some((_, kubelet)) if matches!(&*value, "true" | "1") => drop(query.append_pair(kubelet, "1")),
+                    None if key == "command" => drop(query.append_pair("command", &value)),
+                    _ => {}
+                }
+            }
+            format!("/{subresource}/{namespace}/{name}/{container}")
+        }
+    };
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+    }
+    kubelet(&call.server, node, with_query(path, &query.finish()))
+}
+
+/// The container that is meant: the named one, or the only one.
+fn container(pod: &Value, asked: Option<String>, name: &str) -> Result<String> {
+    let all = |list: &str| -> Vec<String> {
+        let containers = pod["spec"][list].as_array().into_iter().flatten();
+        containers
+            .filter_map(|it| it["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    let (main, init, ephemeral) = (all("containers"), all("initContainers"), all("ephemeralContainers"));
+    match asked.filter(|it| !it.is_empty()) {
+        Some(asked) if main.contains(&asked) || init.contains(&asked) || ephemeral.contains(&asked) => Ok(asked),
+        Some(asked) => Err(Status::bad_request(format!(
+            "container {asked} is not valid for pod {name}"
+        ))),
+        None => match (main.as_slice(), init.is_empty()) {
+            ([one], _) => Ok(one.clone()),
+            (several, no_init) => {
+                let mut text = format!(
+                    "a container name must be specified for pod {name}, choose one of: [{}]",
+                    several.join(" ")
+                );
+                if !no_init {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                Err(Status::bad_request(text))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_of_proxies() {
+        assert_eq!(split("web"), ("web".to_owned(), None));
+        assert_eq!(split("web:80"), ("web".to_owned(), Some((false, "80".to_owned()))));
+        assert_eq!(split("https:web:"), ("web".to_owned(), Some((true, String::new()))));
+    }
+
+    #[test]
+    fn containers() {
+        let pod = |names: &[&str]| json!({ "spec": { "containers": names.iter().map(|it| json!({ "name": it })).collect::<Vec<_>>() } });
+        assert_eq!(container(&pod(&["a"]), None, "p").unwrap(), "a");
+        assert_eq!(container(&pod(&["a", "b"]), Some("b".to_owned()), "p").unwrap(), "b");
+        let several = container(&pod(&["a", "b"]), None, "p").unwrap_err();
+        assert_eq!(
+            several.message,
+            "a container name must be specified for pod p, choose one of: [a b]"
+        );
+        let unknown = container(&pod(&["a"]), Some("z".to_owned()), "p").unwrap_err();
+        assert_eq!(unknown.message, "container z is not valid for pod p");
+    }
+
+    #[test]
+    fn six_is_bracketed() {
+        assert_eq!(authority("::1", 80), "[::1]:80");
+        assert_eq!(authority("10.0.0.1", 80), "10.0.0.1:80");
+    }
+}
