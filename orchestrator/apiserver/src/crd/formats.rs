@@ -38,7 +38,7 @@ const EXPRESSIONS: &[(&str, &str)] = &[
 ];
 
 /// Whether a text has a format; `None` for formats that nobody checks.
-pub fn matches(format: &str, text: &str) -> Option<bool> {
+pub(crate) fn matches(format: &str, text: &str) -> Option<bool> {
     // Upstream compares format names without their dashes where the name has none of its own.
     let name = if format.starts_with("k8s-") { format.to_owned() } else { format.replace('-', "") };
     Some(match name.as_str() {

@@ -18,6 +18,8 @@ mod registry;
 pub mod rows;
 pub mod structural;
 pub mod task;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 
 pub use registry::{Definitions, Rebuilt};

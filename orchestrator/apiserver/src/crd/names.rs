@@ -60,27 +60,28 @@ fn accept(crd: &Value, taken: &Taken) -> (Value, Option<(String, String)>) {
     let had = &crd["status"]["acceptedNames"];
     let mut accepted = if had.is_object() { had.clone() } else { json!({}) };
     let mut conflict = None;
-    for (field, reason, names) in [
-        ("plural", "PluralConflict", &taken.resources),
-        ("singular", "SingularConflict", &taken.resources),
-        ("kind", "KindConflict", &taken.kinds),
-        ("listKind", "ListKindConflict", &taken.kinds),
-    ] {
+    let mut single = |field: &str, reason: &str, names: &HashSet<String>, conflict: &mut Option<(String, String)>| {
         let name = wanted[field].as_str().unwrap_or_default();
         if wanted[field] != had[field] && names.contains(name) {
-            conflict = Some((reason.to_owned(), in_use(name)));
+            *conflict = Some((reason.to_owned(), in_use(name)));
         } else {
             accepted[field] = wanted[field].clone();
         }
-    }
+    };
+    // Of several conflicts the last is told, as upstream does.
+    single("plural", "PluralConflict", &taken.resources, &mut conflict);
+    single("singular", "SingularConflict", &taken.resources, &mut conflict);
     let own: Vec<&Value> = array(had, "shortNames").collect();
     let lost = array(wanted, "shortNames").filter(|it| !own.contains(it)).filter_map(Value::as_str);
     let lost: Vec<String> = lost.filter(|it| taken.resources.contains(*it)).map(in_use).collect();
-    if lost.is_empty() {
-        copy(wanted, &mut accepted, "shortNames");
-    } else {
+    if !lost.is_empty() {
         let message = if lost.len() == 1 { lost[0].clone() } else { format!("[{}]", lost.join(", ")) };
         conflict = Some(("ShortNamesConflict".to_owned(), message));
+    }
+    single("kind", "KindConflict", &taken.kinds, &mut conflict);
+    single("listKind", "ListKindConflict", &taken.kinds, &mut conflict);
+    if lost.is_empty() {
+        copy(wanted, &mut accepted, "shortNames");
     }
     copy(wanted, &mut accepted, "categories");
     (accepted, conflict)

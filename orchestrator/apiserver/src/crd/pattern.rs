@@ -101,6 +101,8 @@ fn translate(source: &str) -> String {
                 'b' if class.is_none() => out.push_str(r"(?-u:\b)"),
                 'B' if class.is_none() => out.push_str(r"(?-u:\B)"),
                 '<' | '>' => out.push(next),
+                // One digit alone refers back, which no linear matcher can; more are an octal number.
+                '1'..='7' if !chars.get(at).is_some_and(|it| ('0'..='7').contains(it)) => out.push_str(r"\9"),
                 _ => {
                     out.push('\\');
                     out.push(next);
@@ -190,7 +192,8 @@ mod tests {
             (r"^[\w-]+$", "a-b_1", true),
             (r"^[[a]+$", "[a", true),
             (r"^[&&~~]+$", "&~", true),
-            (r"^[a--]+$", "a", true),
+            (r"^[+--]+$", ",-+", true),
+            (r"^\101\x41$", "AA", true),
             (r"^a{2,3}$", "aaa", true),
             (r"^a{x}$", "a{x}", true),
             (r"^{$", "{", true),

@@ -10,7 +10,7 @@ use fairlead_schema::{Registry, Resource, kinds};
 use serde_json::Value;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -18,8 +18,11 @@ use std::{
 #[derive(Debug, Default)]
 pub struct Definitions {
     built: HashMap<Arc<str>, Built>,
+    /// Rows were made or dropped since the last registry.
+    replaced: bool,
     epoch: u64,
 }
+
 
 /// Rows of one definition, and what they were made of.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ struct Built {
     generation: Value,
     spec: Value,
     accepted: Value,
+    deleting: bool,
     rows: Vec<Arc<Resource>>,
 }
 
@@ -36,6 +40,8 @@ struct Built {
 pub struct Rebuilt {
     /// Serve this first: what a status says must be true when it is read.
     pub registry: Registry,
+    /// Whether it differs from the one before; if not, it has the same epoch.
+    pub changed: bool,
     /// Names of definitions whose status must change, and the whole new `status`.
     pub statuses: Vec<(Arc<str>, Value)>,
 }
@@ -65,10 +71,16 @@ impl Definitions {
             }
             known.insert(name, built);
         }
+        let gone = self.built.values().any(|it| !it.rows.is_empty());
+        let changed = self.epoch == 0 || gone || self.replaced;
+        self.replaced = false;
         self.built = known;
-        self.epoch = self.epoch.max(base.epoch) + 1;
+        if changed {
+            self.epoch = self.epoch.max(base.epoch) + 1;
+        }
         Rebuilt {
             registry: self.registry(base),
+            changed,
             statuses,
         }
     }
@@ -77,16 +89,20 @@ impl Definitions {
     fn build(&mut self, name: &Arc<str>, crd: &Arc<Value>, status: &Value) -> Built {
         let (uid, generation) = (&crd["metadata"]["uid"], &crd["metadata"]["generation"]);
         let accepted = &status["acceptedNames"];
-        if let Some(old) = self.built.remove(name)
-            && old.uid == *uid
-            && old.generation == *generation
-            && old.accepted == *accepted
-            // Without a generation to go by, the whole is compared.
-            && (!generation.is_null() || old.spec == crd["spec"])
-        {
-            return old;
+        let deleting = !crd["metadata"]["deletionTimestamp"].is_null();
+        if let Some(old) = self.built.remove(name) {
+            let same = old.uid == *uid
+                && old.generation == *generation
+                && old.accepted == *accepted
+                && old.deleting == deleting
+                // Without a generation to go by, the whole is compared.
+                && (!generation.is_null() || old.spec == crd["spec"]);
+            if same {
+                return old;
+            }
+            self.replaced |= !old.rows.is_empty();
         }
-        let served = array_has_true(status, "Established");
+        let served = has_condition(status, "Established");
         let rows = if served {
             let mut crd = (**crd).clone();
             crd["status"] = status.clone();
@@ -94,11 +110,13 @@ impl Definitions {
         } else {
             Vec::new()
         };
+        self.replaced |= !rows.is_empty();
         Built {
             uid: uid.clone(),
             generation: generation.clone(),
             spec: if generation.is_null() { crd["spec"].clone() } else { Value::Null },
             accepted: accepted.clone(),
+            deleting,
             rows,
         }
     }
@@ -106,15 +124,15 @@ impl Definitions {
     fn registry(&self, base: &Registry) -> Registry {
         let mut registry = base.clone();
         registry.epoch = self.epoch;
-        let mut groups: BTreeMap<Arc<str>, ()> = BTreeMap::new();
+        let mut groups: BTreeSet<Arc<str>> = BTreeSet::new();
         for row in self.built.values().flat_map(|it| &it.rows) {
             // What is built in cannot be replaced.
             if base.resource(&row.group, &row.version, &row.plural).is_none() {
                 registry.insert(Arc::clone(row));
-                groups.insert(Arc::clone(&row.group), ());
+                groups.insert(Arc::clone(&row.group));
             }
         }
-        for group in groups.keys() {
+        for group in &groups {
             if let Some(group) = registry.groups.get_mut(group) {
                 group.versions.sort_by_key(|it| Reverse(kinds::priority(&it.name)));
             }
@@ -143,6 +161,6 @@ fn taken_by(base: &Registry, crds: &[&Arc<Value>]) -> HashMap<String, Taken> {
     taken
 }
 
-fn array_has_true(status: &Value, ty: &str) -> bool {
+fn has_condition(status: &Value, ty: &str) -> bool {
     super::structural::array(status, "conditions").any(|it| it["type"] == ty && it["status"] == "True")
 }

@@ -52,7 +52,7 @@ fn row(crd: &Value, version: &Value, storage: &Arc<str>) -> Option<Resource> {
         short_names: texts(names, "shortNames"),
         categories: texts(names, "categories"),
         scope: if spec["scope"] == "Cluster" { Scope::Cluster } else { Scope::Namespaced },
-        verbs: VERBS.map(Arc::from).to_vec(),
+        verbs: verbs(!crd["metadata"]["deletionTimestamp"].is_null()),
         subresources: subresources(&version["subresources"], &group, &name, names),
         types,
         ty,
@@ -67,6 +67,7 @@ fn row(crd: &Value, version: &Value, storage: &Arc<str>) -> Option<Resource> {
         immutable: Vec::new(),
         hooks: Vec::new(),
         columns: columns_of(version),
+        own_list_kind: text(names, "listKind"),
         custom: text(&crd["metadata"], "name"),
         custom_schema: Some(Arc::new(schema)),
         deprecation,
@@ -74,6 +75,11 @@ fn row(crd: &Value, version: &Value, storage: &Arc<str>) -> Option<Resource> {
         version: name,
         plural,
     })
+}
+
+/// While a definition goes, its objects can be changed, so that their finalizers can go, and none can be made.
+fn verbs(deleting: bool) -> Vec<Arc<str>> {
+    VERBS.into_iter().filter(|it| !(deleting && *it == "create")).map(Arc::from).collect()
 }
 
 fn subresources(declared: &Value, group: &Arc<str>, version: &Arc<str>, names: &Value) -> Vec<Subresource> {

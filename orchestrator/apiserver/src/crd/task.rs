@@ -1,19 +1,179 @@
-//! Keeps the registry in step.
+//! The task that keeps the registry and the status of definitions in step with what is stored.
 
-use crate::core::ApiServer;
-use std::sync::Arc;
+use super::{
+    Definitions,
+    cleanup::{self, Executor},
+    structural::array,
+};
+use crate::{core::ApiServer, object, objects::Objects as _};
+use fairlead_schema::Registry;
+use fairlead_store::{Durability, Expect, Operation, Txn};
+use http::Method;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Mutex, Notify};
 
-/// Told about changes.
+/// Where definitions are stored.
+const PREFIX: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
+/// Where they are served.
+const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// Until another look at a deletion that waits for finalizers, and after a failure. Source: upstream's five seconds.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Told about every write of a definition.
 #[derive(Default)]
-pub struct Watcher;
-
-impl Watcher {
-    /// Changed.
-    pub fn changed(&self) {}
+pub struct Watcher {
+    changed: Notify,
+    known: Mutex<Known>,
 }
 
-/// Load.
-pub async fn load(_: &Arc<ApiServer>) {}
+#[derive(Default)]
+struct Known {
+    /// Without definitions.
+    base: Option<Registry>,
+    definitions: Definitions,
+}
 
-/// Run.
-pub async fn run(_: Arc<ApiServer>) {}
+impl Watcher {
+    /// A definition was stored or deleted. Many calls at a time cost one look.
+    pub fn changed(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// Serves what the stored definitions bring, before the first request.
+pub async fn load(server: &Arc<ApiServer>) {
+    rebuild(server).await;
+    server.crds.changed();
+}
+
+/// Looks after every change until the server stops.
+pub async fn run(server: Arc<ApiServer>) {
+    let mut again = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = server.stopping() => return,
+            () = server.crds.changed.notified() => {}
+            () = tokio::time::sleep(AGAIN), if again => {}
+        }
+        again = sync(&server).await;
+    }
+}
+
+/// One look. Whether to look again without being told.
+async fn sync(server: &Arc<ApiServer>) -> bool {
+    let statuses = rebuild(server).await;
+    let mut again = false;
+    for (name, status) in statuses {
+        let Some(stored) = server.get(PREFIX, "", &name) else { continue };
+        let mut crd = (*stored).clone();
+        crd["status"] = status;
+        // The write causes the next look, also one that was refused because another writer was faster.
+        again |= put(server, &crd, "/status").await.is_err();
+    }
+    let now = object::time(Timestamp::now());
+    for crd in server.list(PREFIX, None) {
+        again |= cleanup::run(&crd, &Instances(server), &now).await;
+    }
+    again
+}
+
+/// Puts the registry in step. Statuses that must be written.
+async fn rebuild(server: &Arc<ApiServer>) -> Vec<(Arc<str>, Value)> {
+    let mut known = server.crds.known.lock().await;
+    let crds = server.list(PREFIX, None);
+    let now = object::time(Timestamp::now());
+    let Known { base, definitions } = &mut *known;
+    let base = base.get_or_insert_with(Registry::builtin);
+    let rebuilt = definitions.rebuild(base, &crds, &now);
+    if rebuilt.changed {
+        tracing::info!(definitions = crds.len(), epoch = rebuilt.registry.epoch, "the registry changed");
+        server.registry.store(Arc::new(rebuilt.registry));
+    }
+    rebuilt.statuses
+}
+
+/// Writes a definition or its status. `None`: it is gone or was changed by another.
+async fn put(server: &Arc<ApiServer>, crd: &Value, subresource: &str) -> Result<Option<Value>, String> {
+    let name = crd["metadata"]["name"].as_str().unwrap_or_default();
+    let path = format!("{PATH}/{name}{subresource}");
+    let (code, answer) = server.itself().request(Method::PUT, &path, "application/json", Some(crd)).await;
+    match code {
+        200..=299 => Ok(Some(answer)),
+        404 | 409 => Ok(None),
+        _ => {
+            let why = answer["message"].as_str().unwrap_or("no reason").to_owned();
+            tracing::error!(name, code, why, "a CustomResourceDefinition was not written; trying again");
+            Err(why)
+        }
+    }
+}
+
+struct Instances<'a>(&'a Arc<ApiServer>);
+
+impl Executor for Instances<'_> {
+    async fn store(&self, crd: &Value) -> Result<Option<Value>, String> {
+        let name = crd["metadata"]["name"].as_str().unwrap_or_default();
+        let Some(stored) = self.0.get(PREFIX, "", name) else {
+            return Ok(None);
+        };
+        let mut written = (*stored).clone();
+        if written["status"] != crd["status"] {
+            written["metadata"]["resourceVersion"] = crd["metadata"]["resourceVersion"].clone();
+            written["status"] = crd["status"].clone();
+            match put(self.0, &written, "/status").await? {
+                Some(answer) => written = answer,
+                None => return Ok(None),
+            }
+        }
+        let finalizers = |crd: &Value| array(&crd["metadata"], "finalizers").cloned().collect::<Vec<_>>();
+        if finalizers(&written) != finalizers(crd) {
+            written["metadata"]["finalizers"] = json!(finalizers(crd));
+            return put(self.0, &written, "").await;
+        }
+        Ok(Some(written))
+    }
+
+    async fn delete_objects(&self, crd: &Value) -> Result<usize, String> {
+        let text = |pointer: &str| crd.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (group, plural) = (text("/spec/group"), text("/spec/names/plural"));
+        let prefix = fairlead_schema::kinds::storage_prefix(&group, &plural);
+        if self.0.cache.snapshot(&prefix).is_empty() {
+            return Ok(0);
+        }
+        let served = array(&crd["spec"], "versions").find(|it| it["served"] == true);
+        match served.and_then(|it| it["name"].as_str()) {
+            Some(version) => {
+                let path = format!("/apis/{group}/{version}/{plural}");
+                let door = self.0.itself();
+                let (code, answer) = door.request(Method::DELETE, &path, "application/json", None).await;
+                if code >= 400 {
+                    return Err(answer["message"].as_str().unwrap_or("no reason").to_owned());
+                }
+            }
+            // Nobody can reach these objects any more, nor the finalizers that they may have.
+            None => self.forget(&prefix).await?,
+        }
+        Ok(self.0.cache.snapshot(&prefix).len())
+    }
+}
+
+impl Instances<'_> {
+    async fn forget(&self, prefix: &str) -> Result<(), String> {
+        let snapshot = self.0.cache.snapshot(prefix);
+        for entry in snapshot.entries(None, None) {
+            let deleted = self.0.cache.commit(Txn {
+                key: entry.key.clone(),
+                expect: Expect::At(entry.revision),
+                operation: Operation::Delete,
+                durability: Durability::Relaxed,
+            });
+            deleted.await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}

@@ -109,9 +109,8 @@ fn duplicates_below(schema: &Structural, path: &str, value: &Value, found: &mut 
                         (map_key(item, keys, item_schema), Value::Object(fields))
                     }
                 };
-                match key {
-                    Some(key) if !seen.insert(key) => found.push(faults::duplicate(&index(path, at), &shown, "")),
-                    _ => {}
+                if key.is_some_and(|key| !seen.insert(key)) {
+                    found.push(faults::duplicate(&index(path, at), &shown, ""));
                 }
             }
             if let Some(schema) = item_schema {
