@@ -171,7 +171,7 @@ struct MapArgs {
     /// Entries of loadBalancerSourceRanges over all services, per family.
     #[arg(long, value_name = "ENTRIES", default_value_t = MAX_OTHERS)]
     max_source_ranges: u32,
-    /// Sockets that were translated at connect, per family.
+    /// Peers of unconnected UDP sockets that were translated at sendmsg, per family.
     #[arg(long, value_name = "ENTRIES", default_value_t = MAX_OTHERS)]
     max_sockets: u32,
     /// Fragmented datagrams in flight, per family.

@@ -221,7 +221,18 @@ abi! {
         /// Destination port.
         dport: Port,
     }
-    /// Key of `SOCKETS_*` and `SOCKET_PEERS_*` (LRU): a socket and an address that it talks to.
+    /// Value of `STREAMS_*`, which lies in the socket itself: what a connected stream socket asked for, and what it got.
+    struct Stream<A> as StreamV4, StreamV6 {
+        /// Frontend address, to show to the application.
+        addr: A,
+        /// Backend address: only while the socket is connected to it does the rest hold.
+        backend: A,
+        /// Frontend port.
+        port: Port,
+        /// Backend port.
+        backend_port: Port,
+    }
+    /// Key of `SOCKETS_*` and `SOCKET_PEERS_*` (LRU): a datagram socket and an address that it talks to.
     struct SocketKey<A> as SocketKeyV4, SocketKeyV6 {
         /// Kernel socket cookie, host order, as bytes so that the key needs no alignment.
         cookie: [u8; 8],
@@ -275,6 +286,9 @@ pub mod idle {
 
     /// About one second.
     pub const SECOND: u32 = (1_000_000_000u64 >> TICK_SHIFT) as u32;
+    /// A connection that was reset, when another one is reset after it: time for what was on its way meanwhile, and for
+    /// the answer to an RST that nobody of the two has sent (RFC 5961, 3.2), which shows that the flow goes on.
+    pub const ENDED: u32 = SECOND / 100;
     /// A connection that has ended. Late packets of its own are rare, and a SYN opens a new flow anyway.
     pub const CLOSED: u32 = 10 * SECOND;
     /// A connection that the client never went on with.
@@ -371,6 +385,8 @@ pub mod flow_flags {
     pub const LOCAL_SET: u32 = 1 << 7;
     /// The client has sent more than its first packet: not a stray or spoofed SYN. Both entries have it.
     pub const CONFIRMED: u32 = 1 << 8;
+    /// The last packet was an RST. Both entries have it, and lose it where the flow goes on after all.
+    pub const ENDED: u32 = 1 << 9;
 }
 
 /// Bits of [`Node::flags`].

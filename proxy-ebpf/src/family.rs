@@ -1,17 +1,19 @@
 //! The two address families behind one generic source; everything below [`Family`] is written once.
 
 use crate::maps::{
-    AFFINITY_V4, AFFINITY_V6, BACKENDS_V4, BACKENDS_V6, DRAFT_V4, DRAFT_V6, Draft, FLOWS_V4, FLOWS_V6, FRAGMENTS_V4,
-    FRAGMENTS_V6, FRONTENDS_V4, FRONTENDS_V6, Range, SOCKET_PEERS_V4, SOCKET_PEERS_V6, SOCKETS_V4, SOCKETS_V6,
-    SOURCE_RANGES_V4, SOURCE_RANGES_V6,
+    AFFINITY_V4, AFFINITY_V6, BACKENDS_V4, BACKENDS_V6, DRAFT_V4, DRAFT_V6, Draft, ENDED_V4, ENDED_V6, Ended, FLOWS_V4,
+    FLOWS_V6, FRAGMENTS_V4, FRAGMENTS_V6, FRONTENDS_V4, FRONTENDS_V6, Known, ROUTES_V4, ROUTES_V6, Range,
+    SOCKET_PEERS_V4, SOCKET_PEERS_V6, SOCKETS_V4, SOCKETS_V6, SOURCE_RANGES_V4, SOURCE_RANGES_V6, STREAMS_V4,
+    STREAMS_V6,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
+    btf_maps::SkStorage,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use proxy_common::abi::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, FragmentKey, FragmentPorts, Frontend, FrontendKey, Node, Slot,
-    SocketFrontend, SocketKey, V4, V6,
+    SocketFrontend, SocketKey, Stream, V4, V6,
 };
 
 /// An address family: its addresses, its maps, its header facts.
@@ -41,6 +43,9 @@ pub(crate) trait Family: 'static {
     fn ranges() -> &'static LpmTrie<Range<Self::Addr>, u32>;
     fn sockets() -> &'static LruHashMap<SocketKey<Self::Addr>, SocketFrontend<Self::Addr>>;
     fn socket_peers() -> &'static LruHashMap<SocketKey<Self::Addr>, Slot>;
+    fn ended() -> &'static PerCpuArray<Ended<Self::Addr>>;
+    fn routes() -> &'static PerCpuArray<Known<Self::Addr>>;
+    fn streams() -> &'static SkStorage<Stream<Self::Addr>>;
     fn draft() -> &'static PerCpuArray<Draft<Self::Addr>>;
 
     /// One's complement sum of the address's 16-bit words, unfolded.
@@ -118,6 +123,18 @@ impl Family for Ipv4 {
         &SOCKET_PEERS_V4
     }
     #[inline(always)]
+    fn ended() -> &'static PerCpuArray<Ended<V4>> {
+        &ENDED_V4
+    }
+    #[inline(always)]
+    fn routes() -> &'static PerCpuArray<Known<V4>> {
+        &ROUTES_V4
+    }
+    #[inline(always)]
+    fn streams() -> &'static SkStorage<Stream<V4>> {
+        &STREAMS_V4
+    }
+    #[inline(always)]
     fn draft() -> &'static PerCpuArray<Draft<V4>> {
         &DRAFT_V4
     }
@@ -182,6 +199,18 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn socket_peers() -> &'static LruHashMap<SocketKey<V6>, Slot> {
         &SOCKET_PEERS_V6
+    }
+    #[inline(always)]
+    fn ended() -> &'static PerCpuArray<Ended<V6>> {
+        &ENDED_V6
+    }
+    #[inline(always)]
+    fn routes() -> &'static PerCpuArray<Known<V6>> {
+        &ROUTES_V6
+    }
+    #[inline(always)]
+    fn streams() -> &'static SkStorage<Stream<V6>> {
+        &STREAMS_V6
     }
     #[inline(always)]
     fn draft() -> &'static PerCpuArray<Draft<V6>> {

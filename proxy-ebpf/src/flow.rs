@@ -1,17 +1,18 @@
 //! Flows: choosing a backend for a new one, remembering it, finding it again.
 
 use crate::{
-    clock,
+    clock, ended,
     family::Family,
     hook::Hook,
     maps::{Draft, Range, SLOTS},
-    packet::Parsed,
+    packet::{self, Parsed},
     route::opaque,
 };
 use aya_ebpf::maps::lpm_trie::Key as PrefixKey;
+use core::mem::MaybeUninit;
 use proxy_common::{
     abi::{
-        Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Node, Slot, SlotKey, backend_flags,
+        Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Node, Port, Slot, SlotKey, backend_flags,
         flow_flags as flags, frontend_flags, idle,
     },
     select,
@@ -38,8 +39,8 @@ pub(crate) fn frontend<'a, F: Family>(tuple: &FlowKey<F::Addr>, copy: &'a mut Fr
         pad: 0,
     };
     for _ in 0..READS {
-        // SAFETY: the value may be reused under us; compared below.
-        *copy = *unsafe { F::frontends().get(&key) }?;
+        // SAFETY: the value may be reused under us; compared below. It does not overlap the copy.
+        unsafe { packet::copy(F::frontends().get(&key)?, copy) };
         // SAFETY: as above.
         if *copy == *unsafe { F::frontends().get(&key) }? {
             return Some(copy);
@@ -305,10 +306,8 @@ fn describe<F: Family>(
         }
     }
     out.seen = clock::ticks();
+    // Without it the rest of the route means nothing.
     out.routed = 0;
-    out.ifindex = 0;
-    out.mtu = 0;
-    out.way = 0;
     Ok(())
 }
 
@@ -387,8 +386,7 @@ fn forget_client<F: Family>(taken: &Flow<F::Addr>, key: &FlowKey<F::Addr>) {
         return;
     };
     // The client may have opened the flow anew since, under another tuple.
-    if (forward.src == key.dst) & (forward.dst == key.src) & (forward.sport == key.dport) & (forward.dport == key.sport)
-    {
+    if ended::leads_to::<F>(forward, key) {
         let _ = F::flows().remove(&client);
     }
 }
@@ -396,12 +394,23 @@ fn forget_client<F: Family>(taken: &Flow<F::Addr>, key: &FlowKey<F::Addr>) {
 /// The key of the entry for the other direction.
 #[inline(always)]
 pub(crate) fn other<F: Family>(flow: &Flow<F::Addr>, protocol: u8) -> FlowKey<F::Addr> {
-    FlowKey {
-        src: flow.dst,
-        dst: flow.src,
-        sport: flow.dport,
-        dport: flow.sport,
-        protocol,
-        pad: [0; 3],
+    key::<F>(flow.dst, flow.src, flow.dport, flow.sport, protocol)
+}
+
+/// A key. Its last four bytes are written as one word: the compiler would call a function to clear three bytes, and a
+/// key is made for each packet.
+#[inline(always)]
+pub(crate) fn key<F: Family>(src: F::Addr, dst: F::Addr, sport: Port, dport: Port, protocol: u8) -> FlowKey<F::Addr> {
+    let mut key = MaybeUninit::<FlowKey<F::Addr>>::uninit();
+    let fields = key.as_mut_ptr();
+    // SAFETY: every field is written: the word is the protocol, its first byte here (little-endian), and the padding
+    // after it; keys are aligned to words.
+    unsafe {
+        (&raw mut (*fields).src).write(src);
+        (&raw mut (*fields).dst).write(dst);
+        (&raw mut (*fields).sport).write(sport);
+        (&raw mut (*fields).dport).write(dport);
+        (&raw mut (*fields).protocol).cast::<u32>().write(protocol as u32);
+        key.assume_init()
     }
 }

@@ -1,14 +1,15 @@
 //! Every map, its default size and who writes it. The agent resizes them by flag before loading.
 
 use aya_ebpf::{
-    macros::map,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use proxy_common::{
     abi::{
-        Affinity, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, Flow, FlowKeyV4, FlowKeyV6, FlowV4, FlowV6,
-        FragmentKeyV4, FragmentKeyV6, FragmentPorts, Frontend, FrontendKeyV4, FrontendKeyV6, Node, Slot, SlotKey,
-        SocketFrontendV4, SocketFrontendV6, SocketKeyV4, SocketKeyV6, V4, V6,
+        Affinity, AffinityKeyV4, AffinityKeyV6, BackendV4, BackendV6, Flow, FlowKey, FlowKeyV4, FlowKeyV6, FlowV4,
+        FlowV6, FragmentKeyV4, FragmentKeyV6, FragmentPorts, Frontend, FrontendKeyV4, FrontendKeyV6, Node, Slot,
+        SlotKey, SocketFrontendV4, SocketFrontendV6, SocketKeyV4, SocketKeyV6, StreamV4, StreamV6, V4, V6,
     },
     verdict,
 };
@@ -68,6 +69,11 @@ pub(crate) static SOCKETS_V6: LruHashMap<SocketKeyV6, SocketFrontendV6> = LruHas
 pub(crate) static SOCKET_PEERS_V4: LruHashMap<SocketKeyV4, Slot> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
 pub(crate) static SOCKET_PEERS_V6: LruHashMap<SocketKeyV6, Slot> = LruHashMap::with_max_entries(65_536, 0);
+/// Kept in each socket and freed with it: no key, nothing to evict, no limit.
+#[btf_map]
+pub(crate) static STREAMS_V4: SkStorage<StreamV4> = SkStorage::new();
+#[btf_map]
+pub(crate) static STREAMS_V6: SkStorage<StreamV6> = SkStorage::new();
 /// Entries under construction: too large for the stack together with their keys.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -83,6 +89,61 @@ pub(crate) struct Draft<A> {
     /// Flags of the chosen backend.
     pub(crate) backend_flags: u32,
 }
+/// What the routing table said.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Known<A> {
+    /// Source address.
+    pub(crate) src: A,
+    /// Destination address.
+    pub(crate) dst: A,
+    /// Interface of the packet that asked.
+    pub(crate) ifindex: u32,
+    /// Protocol, and above it the hook.
+    pub(crate) asked: u32,
+    /// When, as `Flow::routed`.
+    pub(crate) at: u32,
+    /// `Flow::ifindex`.
+    pub(crate) to: u32,
+    /// `Flow::mtu`.
+    pub(crate) mtu: u16,
+    /// `Flow::way`.
+    pub(crate) way: u16,
+}
+/// Answers that one CPU remembers, for flows that begin.
+pub(crate) const ROUTES: u32 = 256;
+#[map]
+pub(crate) static ROUTES_V4: PerCpuArray<Known<V4>> = PerCpuArray::with_max_entries(ROUTES, 0);
+#[map]
+pub(crate) static ROUTES_V6: PerCpuArray<Known<V6>> = PerCpuArray::with_max_entries(ROUTES, 0);
+/// A flow that was reset.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Ended<A> {
+    /// Key of either of its entries.
+    pub(crate) key: FlowKey<A>,
+    /// `Flow::seen` of that entry since then.
+    pub(crate) at: u32,
+}
+/// Which part of `ENDED_*` is in use: `oldest..next`, wrapping, modulo [`ENDED`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Cursor {
+    /// Where the next flow goes.
+    pub(crate) next: u32,
+    /// The one that has been there for longest.
+    pub(crate) oldest: u32,
+}
+/// Reset flows that one CPU remembers: 100 000 resets a second for [`proxy_common::abi::idle::ENDED`]. The agent sweeps
+/// those that find no room.
+pub(crate) const ENDED: u32 = 1024;
+#[map]
+pub(crate) static ENDED_V4: PerCpuArray<Ended<V4>> = PerCpuArray::with_max_entries(ENDED, 0);
+#[map]
+pub(crate) static ENDED_V6: PerCpuArray<Ended<V6>> = PerCpuArray::with_max_entries(ENDED, 0);
+/// One per family.
+#[map]
+pub(crate) static ENDED_CURSORS: PerCpuArray<Cursor> = PerCpuArray::with_max_entries(2, 0);
 #[map]
 pub(crate) static DRAFT_V4: PerCpuArray<Draft<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]

@@ -2,6 +2,7 @@
 
 use crate::{
     family::Family,
+    flow,
     maps::{EXTENSIONS, Extensions},
     nat::Pair,
 };
@@ -235,23 +236,15 @@ pub(crate) fn parse<F: Family>(skb: Skb) -> Result<Parsed<F>, Verdict> {
         skb.pull(if len < 94 { len } else { 94 });
     }
     let addresses: *mut Pair<F> = skb.at(ETH + F::SRC).ok_or(Verdict::NotTranslatable)?;
-    let mut tuple = FlowKey {
-        src: F::ZERO,
-        dst: F::ZERO,
-        sport: [0; 2],
-        dport: [0; 2],
-        protocol: 0,
-        pad: [0; 3],
-    };
-    // SAFETY: bounds checked; a key begins with its two addresses.
-    unsafe { copy(addresses, core::ptr::from_mut(&mut tuple).cast()) };
     let Headers {
         protocol,
         l4,
         piece,
         id,
     } = if F::V6 { v6_headers(skb)? } else { v4_headers(skb)? };
-    tuple.protocol = protocol;
+    let mut tuple = flow::key::<F>(F::ZERO, F::ZERO, [0; 2], [0; 2], protocol);
+    // SAFETY: bounds checked; a key begins with its two addresses.
+    unsafe { copy(addresses, core::ptr::from_mut(&mut tuple).cast()) };
     let mut parsed = Parsed::<F> {
         tuple,
         l4,

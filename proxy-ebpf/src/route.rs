@@ -1,9 +1,10 @@
 //! Where a translated packet goes: up the stack, or straight to the next interface.
 
 use crate::{
+    clock,
     family::Family,
     hook::Hook,
-    maps::DEVICES,
+    maps::{DEVICES, ROUTES},
     packet::{ETH, Parsed, Skb, TCP},
 };
 use aya_ebpf::{
@@ -13,8 +14,10 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
 };
+use core::mem::MaybeUninit;
 use proxy_common::{
-    abi::{Node, device_flags, way},
+    abi::{Flow, Node, device_flags, way},
+    select,
     verdict::Verdict,
 };
 
@@ -101,6 +104,47 @@ impl Route {
     };
 }
 
+/// Enters the way of a flow's packets into its entry: what this CPU was told within the last second for a packet between
+/// the same addresses, else what the routing table says now. Returns nothing of interest: what the kernel calls as a
+/// function has to return a number.
+#[inline(never)]
+pub(crate) fn refresh<F: Family>(skb: Skb, hook: Hook, protocol: u8, entry: *mut Flow<F::Addr>) -> u32 {
+    // SAFETY: the caller's own reference.
+    let entry = unsafe { &mut *entry };
+    let now = clock::ticks() | 1;
+    let (ifindex, asked) = (skb.ifindex(), (hook as u32) << 8 | protocol as u32);
+    let at = select::mix(F::fold(&entry.src) ^ F::fold(&entry.dst).rotate_left(16) ^ ifindex) % ROUTES;
+    let Some(known) = F::routes().get_ptr_mut(at) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own entry; programs of one CPU do not interleave.
+    let known = unsafe { &mut *known };
+    let fits = known.at != 0
+        && now.wrapping_sub(known.at) < clock::SECOND
+        && known.ifindex == ifindex
+        && known.asked == asked
+        && known.src == entry.src
+        && known.dst == entry.dst;
+    if !fits {
+        let route = lookup::<F>(skb, hook, protocol, &entry.src, &entry.dst).open();
+        // Without a neighbour yet the answer is half a one: ask again for the next packet.
+        let half = route.mtu == 0 && matches!(route.way, way::NEIGHBOUR | way::PEER);
+        known.at = if half { 0 } else { now };
+        known.src = entry.src;
+        known.dst = entry.dst;
+        known.ifindex = ifindex;
+        known.asked = asked;
+        known.to = route.ifindex;
+        known.mtu = route.mtu;
+        known.way = route.way;
+    }
+    entry.routed = known.at;
+    entry.ifindex = known.to;
+    entry.mtu = known.mtu;
+    entry.way = known.way;
+    0
+}
+
 /// Asks the kernel's routing table for the way from here to `dst`.
 #[inline(never)]
 pub(crate) fn lookup<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Addr) -> PackedRoute {
@@ -109,16 +153,22 @@ pub(crate) fn lookup<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Add
 
 #[inline(always)]
 fn ask<F: Family>(skb: Skb, hook: Hook, protocol: u8, src: &F::Addr, dst: &F::Addr) -> Route {
+    let mut params = MaybeUninit::<Params>::uninit();
+    // Word by word: the compiler would call a function that clears byte by byte.
+    for at in 0..size_of::<Params>() / size_of::<u32>() {
+        // SAFETY: within the struct, which is aligned to words.
+        unsafe { params.as_mut_ptr().cast::<u32>().add(at).write_volatile(0) };
+    }
     // SAFETY: all-zero is a valid value of this C struct.
-    let mut params: Params = unsafe { core::mem::zeroed() };
+    let params = unsafe { params.assume_init_mut() };
     params.family = F::AF;
     params.l4_protocol = protocol;
     params.ifindex = skb.ifindex();
     // Any length makes the kernel look up the route's own MTU, with what path MTU discovery has learnt.
     params.__bindgen_anon_1.tot_len = 1;
-    F::fib(&mut params, src, dst);
+    F::fib(params, src, dst);
     // SAFETY: `params` is valid for the size given.
-    let code = unsafe { bpf_fib_lookup(skb.0.cast(), &mut params, size_of::<Params>() as i32, 0) };
+    let code = unsafe { bpf_fib_lookup(skb.0.cast(), params, size_of::<Params>() as i32, 0) };
     let code = code as u32;
     if code == BPF_FIB_LKUP_RET_NOT_FWDED {
         return Route {

@@ -9,11 +9,11 @@ use crate::{
     family::{Family, Ipv4, Ipv6, words},
     flow,
     maps::NODE,
-    packet::{TCP, UDP},
+    packet::{self, TCP, UDP},
 };
-use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie};
+use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 use proxy_common::{
-    abi::{FlowKey, Frontend, Port, Slot, SocketFrontend, SocketKey, V4, V6, backend_flags, frontend_flags},
+    abi::{FlowKey, Frontend, Port, Slot, SocketFrontend, SocketKey, Stream, V4, V6, backend_flags, frontend_flags},
     select,
     verdict::Verdict,
 };
@@ -35,6 +35,11 @@ impl Call {
     fn cookie(self) -> u64 {
         // SAFETY: valid context.
         unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
+    #[inline(always)]
+    fn context(self) -> SockAddrContext {
+        SockAddrContext::new(self.0)
     }
 
     #[inline(always)]
@@ -176,19 +181,50 @@ fn choose<F: Family>(call: Call, addr: F::Addr, port: Port, stream: bool) -> Opt
         }
     };
     let backend = (choice.backend.addr, choice.backend.port);
+    // Without the way back a datagram's answer would come from a stranger, and a stream's peer would be one: then TC
+    // shall do it.
+    if stream {
+        remember_stream::<F>(call, addr, port, backend)?;
+    } else {
+        remember_datagrams::<F>(cookie, addr, port, backend)?;
+    }
+    count(Verdict::SocketTranslated as u32);
+    Some(backend)
+}
+
+/// What `getpeername` shall say, kept in the socket. `None` if the socket's owner may not have more kernel memory.
+#[inline(always)]
+fn remember_stream<F: Family>(call: Call, addr: F::Addr, port: Port, backend: (F::Addr, Port)) -> Option<()> {
+    let mut value = Stream {
+        addr,
+        backend: backend.0,
+        port,
+        backend_port: backend.1,
+    };
+    // SAFETY: the context is valid, and the helper copies the value.
+    let stored = unsafe { F::streams().get_or_insert_ptr_mut(&call.context(), Some(&mut value)) };
+    if stored.is_null() {
+        return None;
+    }
+    // SAFETY: not null, so the kernel's; a socket connects under its lock. It may have been connected before.
+    unsafe { packet::copy(&value, stored) };
+    Some(())
+}
+
+/// What `recvmsg` shall say for datagrams of this backend.
+#[inline(always)]
+fn remember_datagrams<F: Family>(cookie: u64, addr: F::Addr, port: Port, backend: (F::Addr, Port)) -> Option<()> {
     let shown = SocketFrontend {
         addr,
         port,
         pad: [0; 2],
     };
     let key = socket_key::<F>(cookie, backend.0, backend.1);
-    // SAFETY: only whether it is there.
-    if stream || unsafe { F::sockets().get(key) }.is_none_or(|old| old.addr != addr || old.port != port) {
-        // Without the way back a datagram's answer would come from a stranger: then TC shall do it.
-        F::sockets().insert(key, &shown, 0).ok()?;
+    // SAFETY: only compared; an LRU entry that is reused under us is written anew.
+    if unsafe { F::sockets().get(key) }.is_some_and(|old| old.addr == addr && old.port == port) {
+        return Some(());
     }
-    count(Verdict::SocketTranslated as u32);
-    Some(backend)
+    F::sockets().insert(key, &shown, 0).ok()
 }
 
 /// connect4, sendmsg4.
@@ -226,6 +262,20 @@ pub(crate) fn outward_v6(call: Call, sends: bool) {
 /// What the application shall see instead of this peer.
 #[inline(always)]
 fn shown<F: Family>(call: Call, addr: F::Addr, port: Port) -> Option<SocketFrontend<F::Addr>> {
+    if call.stream() {
+        // SAFETY: the context is valid.
+        let stored = unsafe { F::streams().get_ptr_mut(&call.context()) };
+        if stored.is_null() {
+            return None;
+        }
+        // SAFETY: not null, so the kernel's for as long as the socket is in use.
+        let stream = unsafe { *stored };
+        return (stream.backend == addr && stream.backend_port == port).then_some(SocketFrontend {
+            addr: stream.addr,
+            port: stream.port,
+            pad: [0; 2],
+        });
+    }
     // SAFETY: an LRU entry may be reused under us; copied at once.
     unsafe { F::sockets().get(socket_key::<F>(call.cookie(), addr, port)) }.copied()
 }

@@ -3,6 +3,7 @@
 use crate::{
     answer, clock,
     count::count,
+    ended,
     family::{Family, Ipv4, Ipv6},
     flow,
     hook::Hook,
@@ -241,24 +242,33 @@ fn touch<F: Family>(parsed: &Parsed<F>, entry: &mut Flow<F::Addr>) {
     if parsed.flags & (tcp::FIN | tcp::RST) != 0 {
         news |= flags::CLOSED;
     }
+    let mut lost = 0;
+    if parsed.flags & tcp::RST != 0 {
+        news |= flags::ENDED;
+    } else {
+        lost = entry.flags & flags::ENDED;
+    }
     if parsed.tuple.protocol == TCP && (parsed.flags & tcp::SYN) | (entry.flags & flags::REPLY) as u8 == 0 {
         news |= flags::CONFIRMED;
     }
     news &= !entry.flags;
     let now = clock::ticks();
-    if news == 0 && now.wrapping_sub(entry.seen) < clock::SECOND {
+    if news | lost == 0 && now.wrapping_sub(entry.seen) < clock::SECOND {
         return;
     }
-    entry.flags |= news;
+    entry.flags = entry.flags & !lost | news;
     entry.seen = now;
     let key = flow::other::<F>(entry, parsed.tuple.protocol);
     match F::flows().get_ptr_mut(&key) {
         // SAFETY: as in `packet`.
         Some(other) => unsafe {
             (*other).seen = now;
-            (*other).flags |= news;
+            (*other).flags = (*other).flags & !lost | news;
         },
         None => restore::<F>(parsed, entry, &key),
+    }
+    if news & flags::ENDED != 0 {
+        ended::note::<F>(&parsed.tuple, now);
     }
 }
 
@@ -283,15 +293,8 @@ fn restore<F: Family>(parsed: &Parsed<F>, entry: &Flow<F::Addr>, key: &FlowKey<F
 /// The way of a packet of this flow; a remembered answer is good for a second.
 #[inline(always)]
 fn way_of<F: Family>(skb: Skb, parsed: &Parsed<F>, hook: Hook, entry: &mut Flow<F::Addr>) -> Route {
-    let now = clock::ticks() | 1;
-    if entry.routed == 0 || now.wrapping_sub(entry.routed) >= clock::SECOND {
-        let route = route::lookup::<F>(skb, hook, parsed.tuple.protocol, &entry.src, &entry.dst).open();
-        // Without a neighbour yet the answer is half a one: ask again for the next packet.
-        let half = route.mtu == 0 && matches!(route.way, way::NEIGHBOUR | way::PEER);
-        entry.routed = if half { 0 } else { now };
-        entry.ifindex = route.ifindex;
-        entry.mtu = route.mtu;
-        entry.way = route.way;
+    if entry.routed == 0 || (clock::ticks() | 1).wrapping_sub(entry.routed) >= clock::SECOND {
+        route::refresh::<F>(skb, hook, parsed.tuple.protocol, entry);
     }
     Route {
         ifindex: entry.ifindex,

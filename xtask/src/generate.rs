@@ -6,6 +6,7 @@ mod fetch;
 mod fixtures;
 mod golang;
 mod protobuf;
+mod published;
 mod resolve;
 
 use crate::{progress::Progress, workspace::Workspace};
@@ -19,6 +20,9 @@ const TYPES: &str = "orchestrator/schema/data/1.36/types.json";
 /// The fixtures of the tests, below the repository's root.
 const FIXTURES: &str = "orchestrator/schema/tests/data/fixtures.jsonl.gz";
 
+/// Upstream's OpenAPI documents for the tests, below the repository's root.
+const PUBLISHED: &str = "orchestrator/schema/tests/data/openapi.jsonl.gz";
+
 /// Writes the generated files; with `check`, says whether they are what would be written.
 ///
 /// # Errors
@@ -27,10 +31,10 @@ const FIXTURES: &str = "orchestrator/schema/tests/data/fixtures.jsonl.gz";
 pub(crate) fn run(workspace: &Workspace, progress: &Progress, check: bool) -> Result<()> {
     let sources = fetch::sources(progress)?;
     let step = progress.begin("reading types");
-    let published = published(&sources.schemas)?;
+    let schemas = definitions(&sources.schemas)?;
     let packages = golang::Packages::new(&sources.go);
-    let types = resolve::run(packages, &published)?;
-    compare::run(&types, &published)?;
+    let types = resolve::run(packages, &schemas)?;
+    compare::run(&types, &schemas)?;
     step.done();
     let path = workspace.root.join(TYPES);
     let old = fs::read_to_string(&path).unwrap_or_default();
@@ -39,13 +43,19 @@ pub(crate) fn run(workspace: &Workspace, progress: &Progress, check: bool) -> Re
         fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         fs::write(path, text).with_context(|| path.display().to_string())
     })?;
-    let path = workspace.root.join(FIXTURES);
-    let new = fixtures::collect(&sources.go, &types)?;
-    update(&path, &fixtures::read(&path)?, &new, check, progress, fixtures::write)
+    let packed = [
+        (FIXTURES, fixtures::collect(&sources.go, &types)?),
+        (PUBLISHED, published::collect(&sources.go)?),
+    ];
+    for (path, new) in packed {
+        let path = workspace.root.join(path);
+        update(&path, &fixtures::read(&path)?, &new, check, progress, fixtures::write)?;
+    }
+    Ok(())
 }
 
 /// The definitions of the published JSON schema, by full name.
-fn published(path: &Path) -> Result<serde_json::Map<String, Value>> {
+fn definitions(path: &Path) -> Result<serde_json::Map<String, Value>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let document: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     match document {

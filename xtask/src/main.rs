@@ -1,8 +1,11 @@
 //! Set-up, build, test, demo and benchmark of this repository: `cargo xtask help`.
 
+mod apt;
 mod bpf;
 mod dependencies;
 mod generate;
+mod kubectl;
+mod kubectl_setup;
 mod programs;
 mod progress;
 mod rust_src;
@@ -32,11 +35,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what building and running need: packages, `rust-src`, bpf-linker
+    /// Install what building, running and testing need: packages, `rust-src`, bpf-linker, kubectl
     ///
     /// Says in one line per step what is there and what it installs; the second run installs nothing. Distribution
     /// packages need root, and only when one is missing. The standard library's sources come from rustup, else from
-    /// the distribution's package of exactly this rustc, which is unpacked and never installed.
+    /// the distribution's package of exactly this rustc, which is unpacked and never installed. So is kubectl, in two versions; tests of the API server run it.
     Setup,
     /// Build the agent with its BPF programs: target/release/fairlead
     Build {
@@ -82,8 +85,10 @@ cargo xtask demo -- --help       the demo's own options"
         #[arg(long)]
         check: bool,
     },
-    /// Measure packet forwarding against kube-proxy's modes on this kernel
-    #[command(after_help = "cargo xtask bench -- --help   the benchmark's own options")]
+    /// Measure packet forwarding against kube-proxy's modes on this kernel, or the API server
+    #[command(after_help = "cargo xtask bench -- --help       the benchmark's own options
+cargo xtask bench api               starts, creates, watches, lists and memory of the API server
+cargo xtask bench api -- --help     its options")]
     Bench {
         /// For the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
@@ -118,6 +123,9 @@ fn run(command: Command) -> Result<ExitCode> {
             programs::exec(&workspace, &progress, "demo", &arguments)
         }
         Command::Gen { check } => generate::run(&workspace, &Progress::stdout(), check).map(|()| ExitCode::SUCCESS),
+        Command::Bench { arguments } if arguments.first().is_some_and(|it| it == "api") => {
+            programs::bench_api(&workspace, &Progress::stderr(), &arguments[1..])
+        }
         Command::Bench { arguments } => programs::exec(&workspace, &Progress::stderr(), "bench", &arguments),
     }
 }

@@ -62,6 +62,37 @@ pub(crate) fn exec(
     Err(error).with_context(|| path.display().to_string())
 }
 
+/// The benchmark of the API server, an example of its crate: it needs no root and no namespaces.
+const API_BENCH: &str = "api_bench";
+
+/// Builds the agent and the benchmark of the API server, and becomes that.
+///
+/// # Errors
+/// Something could not be built or started.
+pub(crate) fn bench_api(workspace: &Workspace, progress: &Progress, arguments: &[OsString]) -> Result<ExitCode> {
+    setup::run(progress)?;
+    let mut cargo = tools::cargo();
+    cargo.args(["build", "--release", "--package", "fairlead"]);
+    build(workspace, progress, &mut cargo)?;
+    let mut cargo = tools::cargo();
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "fairlead-apiserver",
+        "--example",
+        API_BENCH,
+    ]);
+    build(workspace, progress, &mut cargo)?;
+    let path = workspace.binary("release", &format!("examples/{API_BENCH}"));
+    let error = Command::new(&path)
+        .arg("--server")
+        .arg(workspace.binary("release", "fairlead"))
+        .args(arguments)
+        .exec();
+    Err(error).with_context(|| path.display().to_string())
+}
+
 fn build(workspace: &Workspace, progress: &Progress, cargo: &mut Command) -> Result<()> {
     let step = progress.begin(tools::typed(cargo));
     // Cargo's own words go to stderr; stdout may belong to the program that runs next.

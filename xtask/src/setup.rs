@@ -1,8 +1,8 @@
-//! What a fresh machine needs: distribution packages, the standard library's sources, the BPF linker.
+//! What a fresh machine needs: distribution packages, the standard library's sources, the BPF linker, kubectl.
 //!
 //! When everything is there this costs a few file checks and starts one process.
 
-use crate::{bpf, progress::Progress, rust_src, tools};
+use crate::{bpf, kubectl_setup, progress::Progress, rust_src, tools};
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::{env, fs, path::Path, process::Command};
 
@@ -23,7 +23,8 @@ const PROGRAMS: [(&str, &str); 6] = [
 pub(crate) fn run(progress: &Progress) -> Result<()> {
     packages(progress)?;
     rust_src::run(progress)?;
-    linker(progress)
+    linker(progress)?;
+    kubectl_setup::run(progress)
 }
 
 /// The toolchain's components that only the checks need, as cargo's subcommands are called.

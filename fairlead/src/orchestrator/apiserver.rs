@@ -1,10 +1,10 @@
 //! `fairlead apiserver`: the API server alone.
 
-use super::{flags::ApiserverArgs, kubeconfig, store_file};
+use super::{flags::ApiserverArgs, kubeconfig, store_directory};
 use crate::logging;
 use anyhow::{Context as _, Result};
 use fairlead_apiserver::open::{Running, Start};
-use fairlead_store::RedbStore;
+use fairlead_store::{RedbStore, redb_store::Options};
 use nix::ifaddrs::getifaddrs;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -49,9 +49,20 @@ async fn run(args: &ApiserverArgs) -> Result<()> {
         cluster_domain: args.cluster_domain.clone(),
     };
     kubeconfig::make_directory(&args.data_dir)?;
-    let store = RedbStore::open(&store_file(&args.data_dir))?;
-    let running = Running::start(Arc::new(store), settings, &start, listener).await?;
-    let host = addresses.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let store = Arc::new(RedbStore::open(&store_directory(&args.data_dir), Options::default())?);
+    let running = Running::start(Arc::clone(&store) as _, settings, &start, listener).await?;
+    let fallback = if args.bind_address.is_unspecified() {
+        IpAddr::from([127, 0, 0, 1])
+    } else {
+        args.bind_address
+    };
+    let host = args.advertise_address.or_else(|| {
+        addresses
+            .first()
+            .copied()
+            .filter(|_| args.bind_address.is_unspecified())
+    });
+    let host = host.unwrap_or(fallback);
     let url = format!("https://{}", SocketAddr::new(host, port));
     let file = args.data_dir.join("admin.kubeconfig");
     kubeconfig::write(&file, &running.admin_kubeconfig(&url)?)?;
@@ -66,11 +77,15 @@ async fn run(args: &ApiserverArgs) -> Result<()> {
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
     }
     running.stop().await;
+    tokio::task::spawn_blocking(move || store.close())
+        .await
+        .context("the store could not be closed")?;
     Ok(())
 }
 
 fn host_name() -> Option<String> {
-    nix::unistd::gethostname().ok()?.into_string().ok()
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
 }
 
 /// Addresses of this host that others may reach it at, the advertised one first, IPv4 before IPv6.

@@ -46,15 +46,31 @@ pub(crate) struct ApiserverArgs {
     pub(crate) request_timeout: u64,
 
     /// Range of ClusterIPs, or one of each family; the first is the default family.
-    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', default_value = "10.96.0.0/16", help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "CIDR,...",
+        value_delimiter = ',',
+        default_value = "10.96.0.0/16",
+        help_heading = "Cluster"
+    )]
     pub(crate) service_cluster_ip_range: Vec<ipnet::IpNet>,
 
     /// Range of NodePorts.
-    #[arg(long, value_name = "LOW-HIGH", default_value = "30000-32767", help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "LOW-HIGH",
+        default_value = "30000-32767",
+        help_heading = "Cluster"
+    )]
     pub(crate) service_node_port_range: String,
 
     /// Domain of the cluster's names.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "DOMAIN",
+        default_value = "cluster.local",
+        help_heading = "Cluster"
+    )]
     pub(crate) cluster_domain: String,
 
     /// Issuer of service account tokens [default: https://kubernetes.default.svc.DOMAIN].
@@ -66,7 +82,13 @@ pub(crate) struct ApiserverArgs {
     pub(crate) log_format: LogFormat,
 
     /// error, warn, info, debug, trace, or by module as in info,fairlead_apiserver::authz=debug.
-    #[arg(long, value_name = "LEVEL", env = "FAIRLEAD_LOG", default_value = "info", help_heading = "Logging")]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "FAIRLEAD_LOG",
+        default_value = "info",
+        help_heading = "Logging"
+    )]
     pub(crate) log_level: String,
 }
 
@@ -114,7 +136,7 @@ pub(crate) enum StoreCommand {
         /// The new file.
         file: PathBuf,
     },
-    /// Replace the store by a snapshot; the old one is kept beside it.
+    /// Make a store of a snapshot, where there is none: move the old one away first.
     Restore {
         /// The snapshot.
         file: PathBuf,
@@ -131,9 +153,12 @@ impl ApiserverArgs {
     pub(crate) fn settings(&self) -> anyhow::Result<fairlead_apiserver::Settings> {
         let range = self.service_node_port_range.split_once('-');
         let range = range.and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)));
-        let node_ports: (u16, u16) = range
-            .filter(|(low, high)| low <= high && *low > 0)
-            .with_context(|| format!("--service-node-port-range {:?}: write LOW-HIGH", self.service_node_port_range))?;
+        let node_ports: (u16, u16) = range.filter(|(low, high)| low <= high && *low > 0).with_context(|| {
+            format!(
+                "--service-node-port-range {:?}: write LOW-HIGH",
+                self.service_node_port_range
+            )
+        })?;
         let ranges = &self.service_cluster_ip_range;
         let six = |range: &ipnet::IpNet| range.addr().is_ipv6();
         match ranges.as_slice() {
@@ -141,7 +166,10 @@ impl ApiserverArgs {
             [first, second] if six(first) != six(second) => {}
             _ => bail!("--service-cluster-ip-range: give one range, or one of each family"),
         }
-        if let Some(small) = ranges.iter().find(|range| range.max_prefix_len() - range.prefix_len() < 3) {
+        if let Some(small) = ranges
+            .iter()
+            .find(|range| range.max_prefix_len() - range.prefix_len() < 3)
+        {
             bail!("--service-cluster-ip-range {small} is too small: it must hold eight addresses");
         }
         let issuer = self.service_account_issuer.clone();

@@ -24,7 +24,9 @@ pub(crate) fn main(args: &KubeconfigArgs) -> Result<()> {
             args.data_dir.display()
         );
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")?;
     let now = i64::try_from(now.as_secs())?;
     let authority = Authority::open(&directory, now)?;
     let profile = match (args.user.as_str(), args.group.as_deref()) {
@@ -56,5 +58,7 @@ pub(super) fn write(file: &Path, text: &str) -> Result<()> {
 pub(super) fn make_directory(path: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder.create(path).with_context(|| format!("--data-dir {} cannot be made", path.display()))
+    builder
+        .create(path)
+        .with_context(|| format!("--data-dir {} cannot be made", path.display()))
 }

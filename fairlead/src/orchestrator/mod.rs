@@ -7,7 +7,7 @@ pub(crate) mod store;
 
 use std::path::{Path, PathBuf};
 
-/// The store's file in a data directory.
-fn store_file(data_dir: &Path) -> PathBuf {
-    data_dir.join("store.redb")
+/// The store's directory in a data directory.
+fn store_directory(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
 }

@@ -8,13 +8,13 @@ use fairlead_schema::Resource;
 use serde_json::{Value, json};
 
 /// Whether stored text can be served as it is.
-pub fn is_stored_version(resource: &Resource) -> bool {
+pub(crate) fn is_stored_version(resource: &Resource) -> bool {
     let storage = resource.storage.as_ref();
     storage.is_none_or(|storage| storage.version == resource.version && storage.api_version() == resource.api_version())
 }
 
 /// From the stored version to the requested one.
-pub fn from_storage(resource: &Resource, value: &mut Value) {
+pub(crate) fn from_storage(resource: &Resource, value: &mut Value) {
     if is_stored_version(resource) {
         return;
     }
@@ -27,7 +27,7 @@ pub fn from_storage(resource: &Resource, value: &mut Value) {
 }
 
 /// From the requested version to the stored one.
-pub fn to_storage(resource: &Resource, value: &mut Value) {
+pub(crate) fn to_storage(resource: &Resource, value: &mut Value) {
     let Some(storage) = resource.storage.as_ref().filter(|_| !is_stored_version(resource)) else {
         return;
     };
@@ -64,6 +64,8 @@ fn rename_all(value: &mut Value, names: &[(&str, &str)], back: bool) {
 /// Where `autoscaling/v1` keeps what it has no fields for, so that writing it back loses nothing.
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 
 fn is_cpu_utilization(metric: &Value) -> bool {
     metric["type"] == "Resource"
@@ -93,17 +95,25 @@ fn autoscaler_to_v1(value: &mut Value) {
     }
     if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         let current = status.remove("currentMetrics").unwrap_or_default();
-        status.remove("conditions");
+        let conditions = status.remove("conditions");
         let cpu = current
             .as_array()
             .into_iter()
             .flatten()
             .find(|it| it["type"] == "Resource" && it["resource"]["name"] == "cpu");
-        if let Some(percent) = cpu
-            .map(|it| it["resource"]["current"]["averageUtilization"].clone())
-            .filter(|it| !it.is_null())
-        {
+        let percent = cpu
+            .and_then(|it| it["resource"]["current"].get("averageUtilization"))
+            .cloned();
+        if let Some(percent) = percent.filter(|it| !it.is_null()) {
             status.insert("currentCPUUtilizationPercentage".to_owned(), percent);
+        }
+        for (name, kept) in [
+            (CONDITIONS, conditions),
+            (CURRENT, Some(current).filter(|it| !it.is_null())),
+        ] {
+            if let Some(kept) = kept {
+                annotate(value, name, &kept);
+            }
         }
     }
 }
@@ -129,14 +139,20 @@ fn autoscaler_from_v1(value: &mut Value) {
     if let Some(behavior) = take_annotation(value, BEHAVIOR) {
         object::set_at(value, "spec.behavior", behavior);
     }
-    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut)
-        && let Some(percent) = status.remove("currentCPUUtilizationPercentage")
-    {
-        let current = json!({ "averageUtilization": percent, "averageValue": "0" });
-        status.insert(
-            "currentMetrics".to_owned(),
-            json!([{ "type": "Resource", "resource": { "name": "cpu", "current": current } }]),
-        );
+    let (conditions, current) = (take_annotation(value, CONDITIONS), take_annotation(value, CURRENT));
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
+        let percent = status.remove("currentCPUUtilizationPercentage");
+        if let Some(conditions) = conditions {
+            status.insert("conditions".to_owned(), conditions);
+        }
+        let of_percent = || {
+            let current = json!({ "averageUtilization": percent, "averageValue": "0" });
+            let metric = json!({ "type": "Resource", "resource": { "name": "cpu", "current": current } });
+            percent.as_ref().map(|_| json!([metric]))
+        };
+        if let Some(current) = current.or_else(of_percent) {
+            status.insert("currentMetrics".to_owned(), current);
+        }
     }
 }
 
@@ -168,6 +184,10 @@ mod tests {
                     { "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } },
                     { "type": "Resource", "resource": { "name": "memory", "target": { "type": "AverageValue", "averageValue": "1Gi" } } },
                 ],
+            },
+            "status": {
+                "conditions": [{ "type": "AbleToScale", "status": "True" }],
+                "currentMetrics": [{ "type": "Resource", "resource": { "name": "cpu", "current": { "averageUtilization": 7, "averageValue": "1" } } }],
             },
         });
         let mut value = new.clone();

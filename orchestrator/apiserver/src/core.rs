@@ -16,7 +16,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use fairlead_schema::{Registry, Resource, Types, openapi};
+use fairlead_schema::{Registry, Resource, Types, openapi::OpenApi};
 use fairlead_store::{Cache, Entry, Key};
 use http::HeaderMap;
 use serde_json::Value;
@@ -69,7 +69,7 @@ pub struct ApiServer {
     /// All resources, those of CRDs included.
     pub registry: ArcSwap<Registry>,
     /// Documents about the registry, made when asked for.
-    pub openapi: openapi::Documents,
+    pub openapi: OpenApi,
     /// Built-in types.
     pub types: Arc<Types>,
     /// Who asks.
@@ -96,22 +96,39 @@ pub struct ApiServer {
     pub(crate) kubelet_tls: KubeletTls,
 }
 
-/// Parsed objects that admission and authorization read again and again, valid for one revision each.
+/// Parsed objects that decisions read again and again, valid for one revision each.
 #[derive(Default)]
 struct Parsed(Mutex<HashMap<Key, (u64, Arc<Value>)>>);
 
 /// Objects remembered at most; beyond it all are forgotten.
-const MAX_PARSED: usize = 4096;
+const MAX_PARSED: usize = 1024;
+
+/// Resources whose objects are remembered: small, few, and read by admission at almost every write. A parsed object takes
+/// ten times the memory of its text.
+const REMEMBERED: [&str; 8] = [
+    "core/namespaces",
+    "core/limitranges",
+    "core/resourcequotas",
+    "core/serviceaccounts",
+    "networking.k8s.io/ingressclasses",
+    "node.k8s.io/runtimeclasses",
+    "scheduling.k8s.io/priorityclasses",
+    "storage.k8s.io/storageclasses",
+];
 
 impl Parsed {
     fn get(&self, entry: &Entry) -> Arc<Value> {
+        let parse = || Arc::new(serde_json::from_slice(&entry.json).unwrap_or_default());
+        if !REMEMBERED.contains(&&*entry.key.prefix) {
+            return parse();
+        }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((revision, value)) = known.get(&entry.key)
             && *revision == entry.revision
         {
             return Arc::clone(value);
         }
-        let value: Arc<Value> = Arc::new(serde_json::from_slice(&entry.json).unwrap_or_default());
+        let value: Arc<Value> = parse();
         if known.len() >= MAX_PARSED {
             known.clear();
         }
@@ -158,13 +175,7 @@ impl Objects for StoredObjects {
     fn list(&self, prefix: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {
         let snapshot = self.cache.snapshot(prefix);
         let entries = snapshot.entries(namespace, None);
-        // Pods of a namespace may be many: they are parsed for this answer and not remembered.
-        entries
-            .map(|entry| match prefix {
-                "core/pods" => Arc::new(serde_json::from_slice(&entry.json).unwrap_or_default()),
-                _ => self.parsed.get(entry),
-            })
-            .collect()
+        entries.map(|entry| self.parsed.get(entry)).collect()
     }
 }
 

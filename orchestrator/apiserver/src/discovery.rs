@@ -8,7 +8,7 @@ use crate::{
     request_info::{RequestInfo, parameters},
     status::{Result, Status},
 };
-use fairlead_schema::{Registry, Resource, Scope, resource::Version};
+use fairlead_schema::{Registry, Resource, Scope, openapi::Document, resource::Version};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -72,36 +72,40 @@ pub(crate) fn answer<B>(server: &ApiServer, request: &Request<B>, info: &Request
             let keys = body::full(oidc::jwks(&server.authenticator.keys).to_string());
             Ok(body::with_type(StatusCode::OK, oidc::JWKS_TYPE, keys))
         }
-        ["openapi", "v3"] => Ok(json_answer(&server.openapi.v3_index(&registry))),
-        ["openapi", "v3", ..] => {
-            let document = server
+        ["openapi", "v3"] => Ok(document(
+            request,
+            &server.openapi.index(&registry, &server.crds.schemas()),
+        )),
+        ["openapi", "v3", path @ ..] => {
+            let (group, version) = match path {
+                ["api", version] => ("", *version),
+                ["apis", group, version] => (*group, *version),
+                _ => return Err(Status::no_such_path()),
+            };
+            let found = server
                 .openapi
-                .v3(&registry, &parts[2..].join("/"))
-                .ok_or_else(Status::no_such_path)?;
-            let immutable = parameters(query).any(|(name, value)| name == "hash" && value == document.hash);
-            let mut response = with_etag(
-                request.headers(),
-                "application/json",
-                document.json.clone(),
-                &document.hash,
-            );
-            if immutable {
-                let forever = HeaderValue::from_static("public, immutable");
+                .group_version(&registry, group, version, &server.crds.schemas());
+            let found = found.ok_or_else(Status::no_such_path)?;
+            let mut response = document(request, &found);
+            if parameters(query).any(|(name, value)| name == "hash" && value == found.hash) {
+                // What a hash names never changes.
+                let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
                 response.headers_mut().insert(header::CACHE_CONTROL, forever);
             }
             Ok(response)
         }
-        ["openapi", "v2"] => {
-            let document = server.openapi.v2(&registry);
-            Ok(with_etag(
-                request.headers(),
-                "application/json",
-                document.json.clone(),
-                &document.hash,
-            ))
-        }
+        ["openapi", "v2"] => Ok(document(request, &server.openapi.v2(&registry, &server.crds.schemas()))),
         _ => Err(Status::no_such_path()),
     }
+}
+
+fn document<B>(request: &Request<B>, document: &Document) -> Response<Body> {
+    with_etag(
+        request.headers(),
+        "application/json",
+        document.body.clone().into(),
+        &document.hash,
+    )
 }
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";

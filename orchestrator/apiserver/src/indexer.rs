@@ -12,7 +12,7 @@ type Fields = HashMap<Arc<str>, Vec<SelectableField>>;
 
 /// Reads objects for the index. CRDs add to what it knows.
 #[derive(Debug, Default)]
-pub struct FieldIndexer {
+pub(crate) struct FieldIndexer {
     fields: ArcSwap<Fields>,
 }
 
@@ -38,14 +38,14 @@ struct Owner {
 
 impl FieldIndexer {
     /// An indexer for these resources.
-    pub fn new(registry: &Registry) -> Self {
+    pub(crate) fn new(registry: &Registry) -> Self {
         let indexer = Self::default();
         indexer.learn(registry);
         indexer
     }
 
     /// Takes over the selectable fields of all resources. Objects indexed before keep what was taken from them.
-    pub fn learn(&self, registry: &Registry) {
+    pub(crate) fn learn(&self, registry: &Registry) {
         let mut fields = Fields::new();
         for resource in registry.resources() {
             // Selectors name places in the stored object, so the row of the stored version decides.

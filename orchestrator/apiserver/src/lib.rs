@@ -1,7 +1,6 @@
 //! The API server. One core for every kind: resources are rows of data, requests become changes of JSON values by pure
 //! functions, and every error that a client sees is a `Status` as upstream would word it.
 
-#[path = "pending_admission.rs"]
 pub mod admission;
 pub mod authn;
 pub mod authz;

@@ -3,7 +3,11 @@
 use crate::{
     admission,
     authn::{Authenticator, User, keys::KeyRing},
-    authz::{Chain, node::NodeAuthorizer, rbac::Rbac},
+    authz::{
+        Chain,
+        node::{self, NodeAuthorizer},
+        rbac::{self, Rbac},
+    },
     bootstrap, convert,
     core::{ApiServer, Settings, StoredObjects},
     crd,
@@ -18,7 +22,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use fairlead_schema::{Registry, Types, openapi};
+use fairlead_schema::{Registry, Types, openapi::OpenApi};
 use fairlead_store::{Backend, Cache};
 use jiff::Timestamp;
 use std::{
@@ -146,6 +150,7 @@ impl ApiServer {
         let objects = StoredObjects::new(Arc::clone(&cache));
         let rbac = Arc::new(Rbac::load(&objects));
         let node = Arc::new(NodeAuthorizer::load(&objects));
+        let authorizer = Chain(vec![Arc::clone(&node) as _, Arc::clone(&rbac) as _]);
         let services = Services::new(settings.service_cidrs.clone(), settings.node_ports);
         let (stop, _) = tokio::sync::watch::channel(false);
         let server = Arc::new(Self {
@@ -155,16 +160,16 @@ impl ApiServer {
                 audiences: vec![settings.issuer.clone()],
                 anonymous: true,
             },
-            authorizer: Chain(vec![Arc::clone(&node) as _, Arc::clone(&rbac) as _]),
+            admission: admission::Chain::builtin().guarded(Arc::clone(&rbac), authorizer.clone()),
+            authorizer,
             settings,
             cache,
             registry: ArcSwap::from_pointee(registry),
-            openapi: openapi::Documents::default(),
+            openapi: OpenApi::default(),
             types: Types::builtin(),
             rbac,
             node,
             followed: Mutex::default(),
-            admission: admission::Chain::builtin(),
             services,
             metrics: Metrics::default(),
             ready: AtomicBool::new(false),
@@ -196,10 +201,19 @@ impl ApiServer {
 
     /// Tells the authorizers that an object changed. What they see is what is stored now.
     pub(crate) fn follow(&self, prefix: &str, namespace: &str, name: &str) {
+        // Most objects are nobody's business here, and parsing them would be most of what a write costs.
+        let quota = || {
+            let quotas = self.cache.snapshot("core/resourcequotas");
+            quotas.entries(Some(namespace), None).next().is_some()
+        };
+        if !(rbac::PREFIXES.contains(&prefix) || node::PREFIXES.contains(&prefix) || quota()) {
+            return;
+        }
         let _in_order = self.followed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let object = self.get(prefix, namespace, name);
         self.rbac.apply(prefix, namespace, name, object.as_deref());
         self.node.apply(prefix, namespace, name, object.as_deref());
+        self.admission.follow(prefix, namespace, name, object.as_deref());
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
+use fairlead_schema::{Resource, Scope};
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, header};
 use jiff::Timestamp;
@@ -125,7 +126,8 @@ where
         labels.subresource = String::new();
     }
     let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    let fresh = HeaderValue::from_static("no-cache, private");
+    headers.entry(header::CACHE_CONTROL).or_insert(fresh);
     server.metrics.finished(labels, started.elapsed());
     if gzip { body::compress(response).await } else { response }
 }
@@ -211,6 +213,7 @@ where
     let resource = server
         .resource(&info.group, &info.version, &info.resource)
         .ok_or_else(unknown_resource)?;
+    check_scope(&resource, &info)?;
     let accept = if streams {
         Accept::JSON
     } else {
@@ -248,6 +251,15 @@ where
     };
     warnings.append(&mut call.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     response
+}
+
+/// Paths that name a namespace for what has none, or an object of a namespace without its namespace, lead nowhere.
+fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<()> {
+    let fits = match resource.scope {
+        Scope::Cluster => info.namespace.is_empty() || &*resource.plural == "namespaces",
+        Scope::Namespaced => !info.namespace.is_empty() || matches!(info.verb.as_str(), "list" | "watch" | "create"),
+    };
+    if fits { Ok(()) } else { Err(Status::no_such_path()) }
 }
 
 /// Who asks: known from inside, or by certificate, token or nothing; then for whom.

@@ -307,8 +307,14 @@ async fn a_namespace_goes_when_its_content_is_said_to_be_gone() {
     assert_eq!((code, &made["status"]["phase"]), (201, &json!("Active")), "{made}");
     assert_eq!(made["metadata"]["labels"]["kubernetes.io/metadata.name"], "n");
     let (code, ending) = server.delete(&format!("{path}/n"), None).await;
-    assert_eq!((code, &ending["status"]["phase"]), (200, &json!("Terminating")), "{ending}");
-    let (code, status) = server.post("/api/v1/namespaces/n/configmaps", &map("late", &json!({}))).await;
+    assert_eq!(
+        (code, &ending["status"]["phase"]),
+        (200, &json!("Terminating")),
+        "{ending}"
+    );
+    let (code, status) = server
+        .post("/api/v1/namespaces/n/configmaps", &map("late", &json!({})))
+        .await;
     assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")), "{status}");
     let mut last = ending.clone();
     last["spec"]["finalizers"] = json!([]);
@@ -341,8 +347,14 @@ async fn pods_wait_for_their_grace_when_they_have_a_node() {
     assert_eq!(bound["spec"]["nodeName"], "n");
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
     let (code, ending) = server.delete(&format!("{path}/a"), None).await;
-    assert_eq!((code, &ending["metadata"]["deletionGracePeriodSeconds"]), (200, &json!(30)), "{ending}");
-    let (code, _) = server.delete(&format!("{path}/a"), Some(&json!({ "gracePeriodSeconds": 0 }))).await;
+    assert_eq!(
+        (code, &ending["metadata"]["deletionGracePeriodSeconds"]),
+        (200, &json!(30)),
+        "{ending}"
+    );
+    let (code, _) = server
+        .delete(&format!("{path}/a"), Some(&json!({ "gracePeriodSeconds": 0 })))
+        .await;
     assert_eq!(code, 200);
     assert_eq!(server.get(&format!("{path}/a")).await.0, 404);
     // Without a node there is nobody to wait for.
@@ -362,9 +374,17 @@ async fn tokens_are_made_and_reviewed() {
     assert_eq!(code, 201, "{made}");
     let token = made["status"]["token"].as_str().unwrap();
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
-    let (code, it) = server.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
-    assert_eq!((code, &it["status"]["user"]["username"]), (201, &json!("system:serviceaccount:default:robot")), "{it}");
+    let (code, it) = server
+        .post("/apis/authentication.k8s.io/v1/tokenreviews", &review)
+        .await;
+    assert_eq!(
+        (code, &it["status"]["user"]["username"]),
+        (201, &json!("system:serviceaccount:default:robot")),
+        "{it}"
+    );
     server.delete(&format!("{accounts}/robot"), None).await;
-    let (_, it) = server.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    let (_, it) = server
+        .post("/apis/authentication.k8s.io/v1/tokenreviews", &review)
+        .await;
     assert!(it["status"]["authenticated"] != true, "{it}");
 }

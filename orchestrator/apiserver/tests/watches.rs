@@ -29,7 +29,11 @@ struct Events {
 impl Events {
     async fn open(server: &TestServer, query: &str) -> Self {
         let path = format!("{MAPS}?watch=true&{query}");
-        let request = Request::builder().method(Method::GET).uri(path).body(Empty::<bytes::Bytes>::new()).unwrap();
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap();
         let response = server.admin().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
         Self {
@@ -57,7 +61,11 @@ impl Events {
     /// Type and name of the next event.
     async fn next_short(&mut self) -> String {
         let event = self.next().await.unwrap();
-        format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap_or("-"))
+        format!(
+            "{} {}",
+            event["type"].as_str().unwrap(),
+            event["object"]["metadata"]["name"].as_str().unwrap_or("-")
+        )
     }
 }
 
@@ -74,9 +82,15 @@ async fn a_list_as_a_watch_ends_with_a_bookmark() {
     assert_eq!(events.next_short().await, "ADDED a");
     let bookmark = events.next().await.unwrap();
     assert_eq!(bookmark["type"], "BOOKMARK");
-    assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(
+        bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
     let (_, list) = server.get(MAPS).await;
-    assert_eq!(bookmark["object"]["metadata"]["resourceVersion"], list["metadata"]["resourceVersion"]);
+    assert_eq!(
+        bookmark["object"]["metadata"]["resourceVersion"],
+        list["metadata"]["resourceVersion"]
+    );
     server.delete(&format!("{MAPS}/a"), None).await;
     assert_eq!(events.next_short().await, "DELETED a");
 }
@@ -95,7 +109,10 @@ async fn objects_enter_and_leave_a_selection() {
     assert_eq!(event["type"], "DELETED");
     // The object as it was while it was selected, with the revision of the change.
     assert_eq!(event["object"]["metadata"]["labels"]["l"], "in");
-    assert_eq!(event["object"]["metadata"]["resourceVersion"], left["metadata"]["resourceVersion"]);
+    assert_eq!(
+        event["object"]["metadata"]["resourceVersion"],
+        left["metadata"]["resourceVersion"]
+    );
     // What happens outside the selection is not told.
     server.put(&format!("{MAPS}/a"), &map("a", "far out")).await;
     server.delete(&format!("{MAPS}/b"), None).await;
@@ -118,7 +135,10 @@ async fn a_watch_goes_on_where_a_list_ended() {
     for n in 0..5 {
         assert_eq!(events.next_short().await, format!("ADDED m{n}"));
     }
-    assert!(events.next().await.is_none(), "a watch ends cleanly when its time is over");
+    assert!(
+        events.next().await.is_none(),
+        "a watch ends cleanly when its time is over"
+    );
 }
 
 #[tokio::test]
@@ -157,7 +177,10 @@ async fn a_real_client_follows_by_list_and_by_stream() {
         let maps: Api<ConfigMap> = Api::namespaced(client, "default");
         let mut changes = watcher(maps.clone(), config).applied_objects().boxed();
         let new = ConfigMap {
-            metadata: ObjectMeta { name: Some("a".to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some("a".to_owned()),
+                ..ObjectMeta::default()
+            },
             ..ConfigMap::default()
         };
         maps.create(&PostParams::default(), &new).await.unwrap();

@@ -261,6 +261,10 @@ impl Setting {
             return;
         };
         for parent in parents {
+            // Whether an object needs a spec is for validation to say; one made here would lack its own type's defaults.
+            if parent == "spec" && !fields.contains_key(parent) {
+                return;
+            }
             let inner = fields.entry(parent.as_str()).or_insert(Value::Null);
             if inner.is_null() {
                 *inner = Value::Object(Map::new());

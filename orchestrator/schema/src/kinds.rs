@@ -307,6 +307,7 @@ pub fn priority(version: &str) -> impl Ord + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Type;
 
     /// Every generally available kind of which upstream keeps wire fixtures, by `apiVersion`.
     const FIXTURES: &[(&str, &str)] = &[
@@ -380,6 +381,78 @@ mod tests {
         have.sort();
         want.sort();
         assert_eq!(have, want);
+    }
+
+    /// What can be listed has a list's type.
+    #[test]
+    fn every_type_that_can_be_listed_has_a_row() {
+        let (types, registry) = (Types::builtin(), Registry::builtin());
+        let of_resources = |name: &str| !name.starts_with("io.k8s.apimachinery.");
+        for (_, id) in types.names().filter(|(name, _)| of_resources(name)) {
+            let Type::Object(object) = types.get(id) else {
+                continue;
+            };
+            for kind in &object.group_version_kinds {
+                let list = format!("{}List", kind.kind);
+                let listed = types.kind(&kind.group, &kind.version, &list).is_some();
+                let general = !kind.version.contains("alpha") && !kind.version.contains("beta");
+                if listed && general {
+                    let row = registry.kind(&kind.group, &kind.version, &kind.kind);
+                    assert!(row.is_some_and(|it| it.ty == id), "{kind:?}");
+                }
+            }
+        }
+        for resource in registry
+            .resources()
+            .filter(|it| it.verbs.iter().any(|verb| &**verb == "list"))
+        {
+            let list = format!("{}List", resource.kind);
+            assert!(
+                types.kind(&resource.group, &resource.version, &list).is_some(),
+                "{list}"
+            );
+            assert_eq!(
+                types.kind(&resource.group, &resource.version, &resource.kind),
+                Some(resource.ty),
+                "{list}"
+            );
+        }
+    }
+
+    #[test]
+    fn paths_of_rows_are_in_the_types() {
+        let registry = Registry::builtin();
+        for resource in registry.resources() {
+            let name = resource.qualified();
+            let has = |resource: &Resource, path: &str| resource.types.at(resource.ty, path.split('.')).is_some();
+            for path in &resource.immutable {
+                assert!(has(resource, path), "{name}: {path}");
+            }
+            let stored = registry.stored(resource).unwrap_or(resource);
+            for field in &resource.selectable {
+                assert!(
+                    field.path.split('|').all(|path| has(stored, path)),
+                    "{name}: {}",
+                    field.path
+                );
+            }
+            for scale in resource.subresources.iter().filter_map(|it| it.scale.as_ref()) {
+                let paths = [
+                    Some(&scale.spec_replicas),
+                    Some(&scale.status_replicas),
+                    scale.selector.as_ref(),
+                ];
+                assert!(paths.into_iter().flatten().all(|path| has(resource, path)), "{name}");
+            }
+            for subresource in &resource.subresources {
+                let kind = (&subresource.group, &subresource.version, &subresource.kind);
+                let options = kind.2.ends_with("Options");
+                assert!(
+                    options || resource.types.kind(kind.0, kind.1, kind.2).is_some(),
+                    "{name}: {kind:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -5,20 +5,23 @@ mod builtin;
 pub mod columns;
 pub mod custom;
 pub mod defaults;
+pub mod docs;
 pub mod jsonpath;
 pub mod kinds;
+pub mod names;
+pub mod openapi;
 pub mod proto;
+pub mod quantity;
 pub mod read;
 pub mod resource;
 pub mod strict;
 pub mod table;
 pub mod types;
+pub mod validate;
 
 pub use custom::{CustomSchema, Fault};
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
-
-mod pending; pub use pending::*;
 
 #[cfg(test)]
 mod samples;

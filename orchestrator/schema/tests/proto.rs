@@ -19,10 +19,13 @@ struct Fixture {
 
 impl Fixture {
     fn bytes(&self) -> Vec<u8> {
-        let digits = self.protobuf.as_bytes().chunks(2);
-        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        digits.map(byte).collect()
+        unhex(&self.protobuf)
     }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 fn fixtures() -> Vec<Fixture> {
@@ -249,6 +252,67 @@ fn schemas_of_custom_resources_keep_their_unions() {
         json!({"list": {"items": text}, "any": {"additionalProperties": true},
                "none": {"additionalProperties": false}, "map": {"additionalProperties": text}})
     );
+}
+
+/// Bodies as kubectl 1.32 and 1.36 send them (the same, byte by byte), seen on the wire.
+#[test]
+fn bodies_of_kubectl_decode_to_what_it_meant() {
+    let types = Types::builtin();
+    let cases = [
+        (
+            "create deployment web --image=nginx --replicas=0 --port=80",
+            "6b3873000a150a07617070732f7631120a4465706c6f796d656e7412b8010a1f0a0377656212001a0022002a003200380042005a\
+             0a0a0361707012037765621286010800120c0a0a0a0361707012037765621a6c0a1c0a0012001a0022002a003200380042005a0a\
+             0a036170701203776562124c122e0a056e67696e7812056e67696e782a00320a0a001000185022002a0042006a00720080010088\
+             0100900100a201001a00320042004a0052005800600068008201008a01009a0100c2010022020a00280038001a0c080010001800\
+             2000280038001a002200",
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {"app": "web"}},
+                   "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "web"}},
+                            "template": {"metadata": {"labels": {"app": "web"}},
+                                         "spec": {"containers": [{"name": "nginx", "image": "nginx",
+                                                                  "ports": [{"containerPort": 80}]}]}}}}),
+        ),
+        (
+            "create configmap c --from-literal=a=b --from-literal=empty=",
+            "6b3873000a0f0a0276311209436f6e6669674d617012260a110a016312001a0022002a0032003800420012060a01611201621209\
+             0a05656d70747912001a002200",
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "b", "empty": ""}}),
+        ),
+        (
+            "create token default --duration=10m",
+            "6b3873000a280a1861757468656e7469636174696f6e2e6b38732e696f2f7631120c546f6b656e52657175657374121d0a100a00\
+             12001a0022002a00320038004200120320d8041a040a0012001a002200",
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600},
+                   "status": {"token": ""}}),
+        ),
+        (
+            "auth can-i list pods",
+            "6b3873000a320a17617574686f72697a6174696f6e2e6b38732e696f2f7631121753656c665375626a6563744163636573735265\
+             76696577123d0a100a0012001a0022002a00320038004200121f0a1d0a0764656661756c7412046c6973741a0022002a04706f64\
+             7332003a001a08080012001a0020001a002200",
+            json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+                   "spec": {"resourceAttributes": {"namespace": "default", "verb": "list", "resource": "pods"}},
+                   "status": {"allowed": false}}),
+        ),
+        (
+            "auth whoami",
+            "6b3873000a2d0a1861757468656e7469636174696f6e2e6b38732e696f2f7631121153656c665375626a65637452657669657712\
+             1a0a100a0012001a0022002a0032003800420012060a040a0012001a002200",
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}),
+        ),
+        (
+            "create job j --image=busybox -- true",
+            "6b3873000a0f0a0862617463682f763112034a6f62127e0a110a016a12001a0022002a00320038004200125f325d0a100a001200\
+             1a0022002a00320038004200124912260a016a120762757379626f781a04747275652a0042006a007200800100880100900100a2\
+             01001a054e65766572320042004a0052005800600068008201008a01009a0100c201001a082000280030003a001a002200",
+            json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"},
+                   "spec": {"template": {"spec": {"restartPolicy": "Never",
+                                                  "containers": [{"name": "j", "image": "busybox", "command": ["true"]}]}}}}),
+        ),
+    ];
+    for (command, body, wanted) in cases {
+        assert_eq!(proto::decode(&types, &unhex(body)).unwrap(), wanted, "{command}");
+    }
 }
 
 #[test]

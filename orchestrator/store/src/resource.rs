@@ -18,6 +18,8 @@ use tokio::sync::watch;
 
 /// Objects that are read from the backend at once while the cache fills.
 const PAGE: usize = 1_000;
+/// Most changes from before the opening that are read, of all resources together: what clients miss while the server restarts.
+const HISTORY: usize = 10_000;
 
 /// What the follower writes and everyone reads.
 pub(crate) struct Shared {
@@ -350,14 +352,13 @@ impl Shared {
     }
 }
 
-/// The newest changes up to a revision, and the revision since which these are all. At most as many and as large as the ring
-/// of one resource may be, for all resources together.
+/// The newest changes up to a revision, and the revision since which these are all.
 async fn history(
     backend: &dyn Backend,
     until: Revision,
     limits: Limits,
 ) -> Result<(Revision, VecDeque<Change>), StoreError> {
-    let mut since = until.saturating_sub(limits.max_events as u64);
+    let mut since = until.saturating_sub(limits.max_events.min(HISTORY) as u64);
     let (mut changes, mut bytes) = (VecDeque::new(), 0);
     let mut at = since;
     while at < until {

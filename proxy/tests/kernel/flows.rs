@@ -7,6 +7,10 @@ use crate::{
     trip::Trip,
     world::{ORIGINS, TARGET_PORT, World},
 };
+use nix::{
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
 use proxy::{
     model::Protocol,
     plan::trace::{self, Origin},
@@ -16,7 +20,13 @@ use proxy_common::{
     abi::{flow_flags, idle, way},
     verdict::Verdict,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+/// Longest wait for what takes a hundredth of a second.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Opens a flow to the ClusterIP.
 fn open(rig: &mut Rig, world: World, origin: Origin, port: u16, endpoints: &[IpAddr]) -> Trip {
@@ -226,6 +236,63 @@ fn ports_are_reused() {
             last.answered(rig)?;
         }
         Ok(())
+    });
+}
+
+/// Keeps this thread on the processor that it runs on: what the programs remember of resets is each processor's own.
+fn stay_here() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
+}
+
+/// A reset flow goes with a later reset on its processor, unless a packet after the reset shows that it goes on.
+#[test]
+fn a_reset_flow_is_removed() {
+    on_node("a_reset_flow_is_removed", |mut rig| {
+        stay_here();
+        for world in World::of(Protocol::Tcp) {
+            let backend = world.here(1);
+            world.serve(&mut rig, &[backend]);
+            let reset = |rig: &mut Rig, port: u16| {
+                let trip = open(rig, world, Origin::Pod, port, &[backend]);
+                let (from, to) = (trip.first.source, trip.first.destination);
+                trip.forward(rig, &Packet::tcp(from, to, RST, b"")).unwrap();
+                trip
+            };
+            let over = reset(&mut rig, 25_000);
+            let ended = |rig: &mut Rig, trip: &Trip| {
+                let entries = trip.entries(rig).unwrap();
+                entries.map(|entry| entry.flags & flow_flags::ENDED != 0)
+            };
+            assert_eq!(ended(&mut rig, &over), [true; 2], "{world:?}: until the next reset");
+            let mut alive = Vec::new();
+            for (port, by_client) in [(25_001, true), (25_002, false)] {
+                let trip = reset(&mut rig, port);
+                let (from, to) = (trip.first.source, trip.first.destination);
+                if by_client {
+                    trip.forward(&mut rig, &Packet::tcp(from, to, ACK, b"")).unwrap();
+                } else {
+                    trip.answered(&mut rig).unwrap();
+                }
+                assert_eq!(ended(&mut rig, &trip), [false; 2], "{world:?}: nobody believed it");
+                alive.push(trip);
+            }
+            let begun = Instant::now();
+            let mut ports = (25_003..60_000).cycle();
+            while rig.flow(6, over.first.source, over.first.destination).is_some() {
+                assert!(begun.elapsed() < PATIENCE, "{world:?}: never removed");
+                reset(&mut rig, ports.next().unwrap());
+            }
+            assert!(
+                rig.flow(6, over.target, over.source).is_none(),
+                "{world:?}: half a flow left"
+            );
+            for trip in alive {
+                trip.entries(&mut rig).unwrap();
+                trip.answered(&mut rig).unwrap();
+            }
+        }
     });
 }
 

@@ -85,7 +85,7 @@ struct Wanted {
 
 impl Wanted {
     fn read(headers: &HeaderMap) -> Result<Option<Self>, Rejection> {
-        let one = |name: &str| headers.get(name).map(|it| value(it)).unwrap_or_default();
+        let one = |name: &str| headers.get(name).map(value).unwrap_or_default();
         let groups = headers.get_all("impersonate-group").iter().map(value).collect();
         let extra = headers.iter().filter_map(|(name, it)| {
             let key = name.as_str().strip_prefix(EXTRA)?;

@@ -1,4 +1,4 @@
-//! The two documents by which others verify our service account tokens (OpenID Connect Discovery 1.0, RFC 7517).
+//! The two documents by which others verify our service account tokens (`OpenID` Connect Discovery 1.0, RFC 7517).
 
 use super::keys::KeyRing;
 use serde_json::{Value, json};

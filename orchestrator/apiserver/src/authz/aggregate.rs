@@ -1,11 +1,11 @@
-//! ClusterRoles that are made of others: `aggregationRule` selects them by label.
+//! `ClusterRoles` that are made of others: `aggregationRule` selects them by label.
 
 use super::rule::PolicyRule;
 use crate::objects::{items, pairs, text, texts};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The rules that each aggregated ClusterRole should have and has not: what a controller has to write.
+/// The rules that each aggregated `ClusterRole` should have and has not: what a controller has to write.
 ///
 /// Selected roles may be aggregated themselves, so this settles before it returns; a circle of roles settles as well.
 pub fn updates<'a>(roles: impl IntoIterator<Item = &'a Value>) -> BTreeMap<String, Vec<PolicyRule>> {
@@ -54,7 +54,7 @@ pub fn updates<'a>(roles: impl IntoIterator<Item = &'a Value>) -> BTreeMap<Strin
     changed.map(|name| (name.to_owned(), rules[name].clone())).collect()
 }
 
-/// Whether a ClusterRole is made of others.
+/// Whether a `ClusterRole` is made of others.
 pub fn is_aggregated(role: &Value) -> bool {
     role.pointer("/aggregationRule").is_some_and(|it| !it.is_null())
 }

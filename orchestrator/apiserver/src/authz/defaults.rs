@@ -1,4 +1,4 @@
-//! The ClusterRoles and bindings that every cluster has, from `defaults.txt`, and how they are kept.
+//! The `ClusterRoles` and bindings that every cluster has, from `defaults.txt`, and how they are kept.
 
 use super::{
     aggregate,
@@ -6,22 +6,19 @@ use super::{
     rbac::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, GROUP},
     rule::PolicyRule,
 };
-use crate::{
-    authn::names,
-    objects::{Objects, annotation, items, text},
-};
+use crate::objects::{Objects, annotation, items, text};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::LazyLock};
 
 /// Says that the server may bring the object up to date; `false` leaves it alone.
 pub const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
-/// The default ClusterRoles and ClusterRoleBindings by name; aggregated roles with the rules that they gather.
+/// The default `ClusterRoles` and `ClusterRoleBindings` by name; aggregated roles with the rules that they gather.
 #[derive(Debug)]
 pub struct Defaults {
-    /// ClusterRoles.
+    /// `ClusterRoles`.
     pub roles: BTreeMap<String, Value>,
-    /// ClusterRoleBindings.
+    /// `ClusterRoleBindings`.
     pub bindings: BTreeMap<String, Value>,
 }
 
@@ -292,7 +289,7 @@ fn expand(verb: &str) -> &str {
 mod tests {
     use super::*;
     use crate::{
-        authn::User,
+        authn::{User, names},
         authz::{Attributes, Authorizer, rbac::Rbac},
         objects::fake::Map,
     };

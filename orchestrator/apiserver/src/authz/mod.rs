@@ -12,6 +12,9 @@ pub mod rbac;
 pub mod review;
 pub mod rule;
 
+#[cfg(test)]
+mod model_tests;
+
 use crate::{authn::User, authn::names, rejection::Rejection};
 use rule::{NonResourceRule, ResourceRule};
 use std::sync::Arc;

@@ -1,10 +1,15 @@
 //! Which objects a node may read: its own, and those that its pods need. Everything else is the business of RBAC.
 
+mod references;
+
+pub(crate) use references::{config_map_names, secret_names};
+
 use super::{Attributes, Authorizer, Decision, RulesOf, defaults::node_rules, rule::PolicyRule};
 use crate::{
     authn::{User, names},
-    objects::{Objects, annotation, items, text},
+    objects::{Objects, annotation, text},
 };
+use references::{pod_targets, volume_secrets};
 use serde_json::Value;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -52,17 +57,21 @@ enum Kind {
 }
 
 type Target = (Kind, Box<str>, Box<str>);
+/// Prefix, namespace and name.
+type HolderKey = (Box<str>, Box<str>, Box<str>);
+/// Namespace and name.
+type Named = (Box<str>, Box<str>);
 
 #[derive(Debug, Default)]
 struct Graph {
     /// By prefix, namespace and name of the object that holds the references.
-    holders: HashMap<(Box<str>, Box<str>, Box<str>), Holder>,
+    holders: HashMap<HolderKey, Holder>,
     /// How many of a node's objects need a target.
     needed: HashMap<Target, HashMap<Box<str>, usize>>,
     /// The claim that a volume is bound to: who needs the claim needs the volume.
-    claim_of_volume: HashMap<Box<str>, (Box<str>, Box<str>)>,
+    claim_of_volume: HashMap<Box<str>, Named>,
     /// Volumes that need a secret.
-    volumes_of_secret: HashMap<(Box<str>, Box<str>), HashSet<Box<str>>>,
+    volumes_of_secret: HashMap<Named, HashSet<Box<str>>>,
 }
 
 /// References of one object.
@@ -292,7 +301,7 @@ fn asked_name<'a>(request: &Attributes<'a>) -> &'a str {
 }
 
 impl Graph {
-    fn set_holder(&mut self, key: (Box<str>, Box<str>, Box<str>), holder: Option<Holder>) {
+    fn set_holder(&mut self, key: HolderKey, holder: Option<Holder>) {
         let before = match holder {
             Some(holder) => {
                 for target in &holder.targets {
@@ -386,125 +395,6 @@ impl Holder {
             targets,
         })
     }
-}
-
-/// All that a pod refers to, of what nodes may not read otherwise.
-fn pod_targets(pod: &Value, namespace: &str, pod_name: &str) -> BTreeSet<Target> {
-    let mut targets = BTreeSet::new();
-    let mut add = |kind, name: &str| {
-        if !name.is_empty() {
-            targets.insert((kind, Box::from(namespace), Box::from(name)));
-        }
-    };
-    add(Kind::ServiceAccount, text(pod, "/spec/serviceAccountName"));
-    for secret in secret_names(pod) {
-        add(Kind::Secret, secret);
-    }
-    for config_map in config_map_names(pod) {
-        add(Kind::ConfigMap, config_map);
-    }
-    for volume in items(pod, "/spec/volumes") {
-        add(Kind::Claim, text(volume, "/persistentVolumeClaim/claimName"));
-        if volume.get("ephemeral").is_some_and(|it| !it.is_null()) {
-            add(Kind::Claim, &format!("{pod_name}-{}", text(volume, "/name")));
-        }
-    }
-    for claim in items(pod, "/spec/resourceClaims") {
-        add(Kind::ResourceClaim, text(claim, "/resourceClaimName"));
-    }
-    for claim in items(pod, "/status/resourceClaimStatuses") {
-        add(Kind::ResourceClaim, text(claim, "/resourceClaimName"));
-    }
-    targets
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    let lists = ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"];
-    lists.into_iter().flat_map(|it| items(pod, it))
-}
-
-/// Names of the secrets that a pod refers to: pulls, environment, volumes of every kind.
-pub(crate) fn secret_names(pod: &Value) -> Vec<&str> {
-    let mut names: Vec<&str> = items(pod, "/spec/imagePullSecrets")
-        .iter()
-        .map(|it| text(it, "/name"))
-        .collect();
-    for container in containers(pod) {
-        names.extend(
-            items(container, "/envFrom")
-                .iter()
-                .map(|it| text(it, "/secretRef/name")),
-        );
-        names.extend(
-            items(container, "/env")
-                .iter()
-                .map(|it| text(it, "/valueFrom/secretKeyRef/name")),
-        );
-    }
-    for volume in items(pod, "/spec/volumes") {
-        names.push(text(volume, "/secret/secretName"));
-        names.extend(
-            items(volume, "/projected/sources")
-                .iter()
-                .map(|it| text(it, "/secret/name")),
-        );
-        names.push(text(volume, "/csi/nodePublishSecretRef/name"));
-        names.push(text(volume, "/azureFile/secretName"));
-        for kind in ["cephfs", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos"] {
-            names.push(text(volume, &format!("/{kind}/secretRef/name")));
-        }
-    }
-    names.retain(|it| !it.is_empty());
-    names
-}
-
-/// Names of the config maps that a pod refers to.
-pub(crate) fn config_map_names(pod: &Value) -> Vec<&str> {
-    let mut names = Vec::new();
-    for container in containers(pod) {
-        names.extend(
-            items(container, "/envFrom")
-                .iter()
-                .map(|it| text(it, "/configMapRef/name")),
-        );
-        names.extend(
-            items(container, "/env")
-                .iter()
-                .map(|it| text(it, "/valueFrom/configMapKeyRef/name")),
-        );
-    }
-    for volume in items(pod, "/spec/volumes") {
-        names.push(text(volume, "/configMap/name"));
-        names.extend(
-            items(volume, "/projected/sources")
-                .iter()
-                .map(|it| text(it, "/configMap/name")),
-        );
-    }
-    names.retain(|it| !it.is_empty());
-    names
-}
-
-/// Secrets that a volume's driver needs on the node; those without a namespace are in the claim's.
-fn volume_secrets(volume: &Value, claim_namespace: &str) -> Vec<(Box<str>, Box<str>)> {
-    let mut secrets = Vec::new();
-    let mut add = |reference: &Value| {
-        let name = text(reference, "/name");
-        let own = text(reference, "/namespace");
-        let namespace = if own.is_empty() { claim_namespace } else { own };
-        if !name.is_empty() {
-            secrets.push((Box::from(namespace), Box::from(name)));
-        }
-    };
-    let csi = ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"];
-    let paths = csi.iter().map(|it| format!("/spec/csi/{it}"));
-    let others = ["cephfs", "flexVolume", "rbd", "scaleIO", "iscsi", "storageos"];
-    for path in paths.chain(others.iter().map(|it| format!("/spec/{it}/secretRef"))) {
-        if let Some(reference) = volume.pointer(&path) {
-            add(reference);
-        }
-    }
-    secrets
 }
 
 #[cfg(test)]

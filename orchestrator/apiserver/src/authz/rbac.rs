@@ -1,4 +1,4 @@
-//! [`Rbac`]: Roles, ClusterRoles and their bindings, parsed once and kept as an index by subject.
+//! [`Rbac`]: Roles, `ClusterRoles` and their bindings, parsed once and kept as an index by subject.
 
 use super::{
     Attributes, Authorizer, Decision, RulesOf,
@@ -19,11 +19,11 @@ use std::{
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 /// Prefix of Roles in the store.
 pub const ROLES: &str = "rbac.authorization.k8s.io/roles";
-/// Prefix of ClusterRoles in the store.
+/// Prefix of `ClusterRoles` in the store.
 pub const CLUSTER_ROLES: &str = "rbac.authorization.k8s.io/clusterroles";
-/// Prefix of RoleBindings in the store.
+/// Prefix of `RoleBindings` in the store.
 pub const ROLE_BINDINGS: &str = "rbac.authorization.k8s.io/rolebindings";
-/// Prefix of ClusterRoleBindings in the store.
+/// Prefix of `ClusterRoleBindings` in the store.
 pub const CLUSTER_ROLE_BINDINGS: &str = "rbac.authorization.k8s.io/clusterrolebindings";
 
 /// The four prefixes: what to watch.
@@ -43,7 +43,7 @@ struct Index {
     scopes: HashMap<Box<str>, Arc<Scope>>,
 }
 
-/// Roles and bindings of one namespace, or ClusterRoles and ClusterRoleBindings.
+/// Roles and bindings of one namespace, or `ClusterRoles` and `ClusterRoleBindings`.
 #[derive(Clone, Debug, Default)]
 struct Scope {
     roles: BTreeMap<Box<str>, Arc<[PolicyRule]>>,
@@ -61,7 +61,7 @@ struct Grant {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Binding {
-    /// Empty: a ClusterRoleBinding.
+    /// Empty: a `ClusterRoleBinding`.
     namespace: Box<str>,
     name: Box<str>,
     role: RoleRef,
@@ -71,7 +71,7 @@ struct Binding {
 /// `roleRef` of a binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleRef {
-    /// A ClusterRole, or a Role of the binding's namespace.
+    /// A `ClusterRole`, or a Role of the binding's namespace.
     pub cluster: bool,
     /// Its name.
     pub name: Box<str>,
@@ -231,6 +231,10 @@ impl Index {
     }
 
     fn rules(&self, role: &RoleRef, namespace: &str) -> Option<&Arc<[PolicyRule]>> {
+        // A ClusterRoleBinding has no namespace in which a Role could be; under "" are the ClusterRoles.
+        if !role.cluster && namespace.is_empty() {
+            return None;
+        }
         self.scope(if role.cluster { "" } else { namespace })?
             .roles
             .get(&role.name)

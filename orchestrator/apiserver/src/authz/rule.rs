@@ -32,7 +32,7 @@ impl PolicyRule {
         }
     }
 
-    /// The rules of a Role or ClusterRole.
+    /// The rules of a Role or `ClusterRole`.
     pub fn read_all(role: &Value) -> Vec<Self> {
         crate::objects::items(role, "/rules").iter().map(Self::read).collect()
     }

@@ -65,7 +65,7 @@ pub(crate) async fn store(
     }
     let given = object::meta(&value, "name").to_owned();
     let prefix = object::meta(&value, "generateName").to_owned();
-    if given.is_empty() && prefix.is_empty() && !resource.has_hook("names_itself") {
+    if given.is_empty() && prefix.is_empty() {
         let cause = crate::status::Cause {
             reason: "FieldValueRequired".to_owned(),
             message: "Required value: name or generateName is required".to_owned(),

@@ -15,6 +15,7 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
+use fairlead_schema::Scope;
 use fairlead_store::{Entry, Snapshot, StoreError};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -55,7 +56,8 @@ impl Filter {
     pub(crate) fn read(call: &Call, options: &ListOptions) -> Result<Self> {
         let fields = FieldSelector::parse(&options.field_selector, &call.resource)?;
         Ok(Self {
-            namespace: (!call.info.namespace.is_empty()).then(|| call.info.namespace.clone()),
+            namespace: (call.resource.scope == Scope::Namespaced && !call.info.namespace.is_empty())
+                .then(|| call.info.namespace.clone()),
             // A path of the form watch/…/NAME.
             name: (!call.info.name.is_empty() && fields.exact_name().is_none()).then(|| call.info.name.clone()),
             labels: LabelSelector::parse(&options.label_selector)?,

@@ -90,10 +90,7 @@ fn read_patch(body: &Bytes) -> Result<(Value, Vec<FieldProblem>)> {
 }
 
 fn warn_duplicates(call: &Call, options: &WriteOptions, duplicates: &[FieldProblem]) -> Result<()> {
-    let problems: Vec<_> = duplicates
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let problems: Vec<_> = duplicates.iter().map(ToString::to_string).collect();
     match options.field_validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => problems.into_iter().for_each(|problem| call.warn(problem)),

@@ -59,10 +59,7 @@ impl Call {
     pub(crate) fn check_fields(&self, payload: Payload, validation: FieldValidation) -> Result<Value> {
         let Payload { mut value, duplicates } = payload;
         let (types, ty) = (&self.resource.types, self.resource.ty);
-        let mut problems: Vec<String> = duplicates
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let mut problems: Vec<String> = duplicates.iter().map(ToString::to_string).collect();
         problems.extend(strict::check(types, ty, &value).iter().map(ToString::to_string));
         match validation {
             FieldValidation::Ignore => {}
@@ -155,7 +152,10 @@ impl Call {
             let (version, tracked) = (self.resource.api_version(), self.tracked(part));
             managed_fields::update(&self.owner(manager, &part, &version, &tracked), old, new);
         }
-        let causes = validate::object(&self.resource, part.subresource(), old, new);
+        let causes = match (part, old) {
+            (Part::Main, _) | (_, None) => validate::object(&self.resource, old, new),
+            (_, Some(old)) => validate::subresource(&self.resource, part.subresource(), old, new),
+        };
         if !causes.is_empty() {
             let causes = causes.into_iter().map(Cause::from).collect();
             return Err(Status::invalid(&self.resource, &name, causes));

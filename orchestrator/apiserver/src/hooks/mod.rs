@@ -68,6 +68,7 @@ pub(crate) fn prepare_update(call: &Call, old: &Value, new: &mut Value, part: Pa
             "pod" => pods::prepare_update(old, new, part),
             "namespace" => namespaces::prepare_update(old, new, part),
             "csr" => certificates::prepare_update(old, new, part),
+            "service" if part == Part::Main => services::carry_over(old, new),
             _ => {}
         }
     }

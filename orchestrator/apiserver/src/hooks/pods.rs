@@ -34,9 +34,13 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value, part: Part<'_>) {
             only(old, new);
             for list in ["containers", "initContainers"] {
                 let asked = asked[list].as_array().cloned().unwrap_or_default();
-                let Some(containers) = new["spec"].get_mut(list).and_then(Value::as_array_mut) else { continue };
+                let Some(containers) = new["spec"].get_mut(list).and_then(Value::as_array_mut) else {
+                    continue;
+                };
                 for container in containers {
-                    let Some(wanted) = asked.iter().find(|it| it["name"] == container["name"]) else { continue };
+                    let Some(wanted) = asked.iter().find(|it| it["name"] == container["name"]) else {
+                        continue;
+                    };
                     for field in ["resources", "resizePolicy"] {
                         restore(wanted, container, field);
                     }

@@ -220,9 +220,6 @@ impl Services {
             addresses: Vec::new(),
             ports: Vec::new(),
         };
-        if let Some(old) = old {
-            carry_over(old, new);
-        }
         let had = old.map(|old| (addresses(old), node_ports(old))).unwrap_or_default();
         let mut taken = lock(&self.taken);
         let result = self
@@ -521,7 +518,7 @@ impl Services {
 }
 
 /// What a client that leaves a field out means to keep, and what a changed type no longer has.
-fn carry_over(old: &Value, new: &mut Value) {
+pub(crate) fn carry_over(old: &Value, new: &mut Value) {
     let (had, has) = (addressing(old), addressing(new));
     let spec = object::child_mut(new, "spec");
     let empty = |value: Option<&Value>| value.is_none_or(|it| it.is_null() || it == "" || it == &json!([]));
@@ -678,6 +675,9 @@ mod tests {
     }
 
     fn allocate(services: &Services, old: Option<&Value>, mut new: Value) -> Result<Value> {
+        if let Some(old) = old {
+            carry_over(old, &mut new);
+        }
         let registry = Registry::builtin();
         let resource = registry.resource("", "v1", "services").unwrap();
         services.allocate(resource, old, &mut new)?.keep();

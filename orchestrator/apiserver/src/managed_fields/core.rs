@@ -94,10 +94,14 @@ fn try_apply(
     let previous = managers.remove(&manager);
     let merged = typed.merge(Some(live), Some(config)).unwrap_or(Value::Null);
     let new = match &previous {
-        Some(previous) if !previous.fields.is_empty() => prune(typed, merged, &previous.fields, &fields, &managers),
+        Some(previous) if !previous.fields.is_empty() => {
+            // Empty lists too: nobody owns them, and yet they were applied.
+            let applied = filter(write.tracked, &typed.parts(config));
+            prune(typed, merged, &previous.fields, &applied, &managers)
+        }
         _ => merged,
     };
-    let changes = filtered(write.tracked, Comparison::of(typed, live, &new));
+    let changes = filtered(write.tracked, &Comparison::of(typed, live, &new));
     take_over(&changes, force, &mut managers)?;
     let fields = fields.difference(&NEVER_OWNED);
     let unchanged = same(live, &new);
@@ -118,7 +122,7 @@ pub(super) fn update(write: &Write<'_>, live: &Value, new: &Value, mut managers:
     let typed = Typed::new(write.types, write.ty);
     forget_unknown_versions(write, &mut managers);
     reconcile(typed, &mut managers);
-    let changes = filtered(write.tracked, Comparison::of(typed, live, new));
+    let changes = filtered(write.tracked, &Comparison::of(typed, live, new));
     // Forced, so that it cannot fail.
     let _ = take_over(&changes, true, &mut managers);
     let written = filter(write.tracked, &changes.written()).difference(&NEVER_OWNED);
@@ -195,21 +199,26 @@ fn take_over(changes: &Comparison, force: bool, managers: &mut Managers) -> Resu
 /// only held such fields go with them.
 fn prune(typed: Typed<'_>, merged: Value, previous: &FieldSet, applied: &FieldSet, others: &Managers) -> Value {
     let previous = typed.with_parents(previous);
-    let pruned = typed.remove(&merged, &previous).unwrap_or(Value::Null);
+    let pruned = typed
+        .remove(&merged, &previous, &FieldSet::default())
+        .unwrap_or(Value::Null);
     let owned = others
         .values()
         .fold(applied.clone(), |all, owned| all.union(&owned.fields));
-    let all = typed.with_parents(&typed.fields(&merged));
-    let keep = typed
-        .with_parents(&typed.fields(&pruned))
-        .union(&typed.with_parents(&owned));
-    let left = typed.remove(&merged, &all.difference(&keep)).unwrap_or(Value::Null);
+    let all = typed.parts(&merged);
+    let keep = typed.parts(&pruned).union(&typed.with_parents(&owned));
+    // An empty object that somebody has to himself is not nothing: `emptyDir: {}`.
+    let left = typed
+        .remove(&merged, &all.difference(&keep), &owned)
+        .unwrap_or(Value::Null);
     // Whatever went that the manager did not own before, below a removed item say, stays.
-    let gone = all.difference(&typed.with_parents(&typed.fields(&left)));
-    typed.remove(&merged, &gone.intersection(&previous)).unwrap_or(merged)
+    let gone = all.difference(&typed.parts(&left));
+    typed
+        .remove(&merged, &gone.intersection(&previous), &owned)
+        .unwrap_or(merged)
 }
 
-fn filtered(tracked: &Tracked, changes: Comparison) -> Comparison {
+fn filtered(tracked: &Tracked, changes: &Comparison) -> Comparison {
     Comparison {
         added: filter(tracked, &changes.added),
         modified: filter(tracked, &changes.modified),

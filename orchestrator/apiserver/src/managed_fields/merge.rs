@@ -3,7 +3,7 @@
 use super::{
     element::PathElement,
     set::FieldSet,
-    typed::{EMPTY, Shape, Typed},
+    typed::{Shape, Typed},
 };
 use crate::value::same;
 use fairlead_schema::types::ListKind;
@@ -183,7 +183,7 @@ impl Comparison {
         let mut names: BTreeSet<&String> = old.into_iter().flatten().map(|(name, _)| name).collect();
         names.extend(new.into_iter().flatten().map(|(name, _)| name));
         for name in names {
-            let filler = typed.always_there(name).then_some(&*EMPTY);
+            let filler = typed.filler(name);
             let old_value = old.and_then(|map| map.get(name).or(filler));
             let new_value = new.and_then(|map| map.get(name).or(filler));
             path.push(PathElement::field(name));

@@ -223,8 +223,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn set(fields: Value) -> FieldSet {
-        FieldSet::decode(&fields).unwrap()
+    fn set(fields: &Value) -> FieldSet {
+        FieldSet::decode(fields).unwrap()
     }
 
     #[test]
@@ -236,7 +236,7 @@ mod tests {
                 "f:finalizers": {"v:\"x\"": {}},
             },
         });
-        let set = set(fields.clone());
+        let set = set(&fields);
         assert_eq!(set.encode(), fields);
         let paths: Vec<_> = set
             .paths()
@@ -256,12 +256,12 @@ mod tests {
 
     #[test]
     fn odd_fields_v1() {
-        assert!(set(json!(null)).is_empty());
-        assert!(set(json!({".": {}})).is_empty());
-        assert!(set(json!({"z:future": {"f:a": {}}})).is_empty());
-        assert_eq!(set(json!({"f:a": {".": {}}})).encode(), json!({"f:a": {}}));
-        assert_eq!(set(json!({"f:a": null})).encode(), json!({"f:a": {}}));
-        assert_eq!(set(json!({"v:1": {}, "v:1.0": {"f:a": {}}})).paths().len(), 2);
+        assert!(set(&json!(null)).is_empty());
+        assert!(set(&json!({".": {}})).is_empty());
+        assert!(set(&json!({"z:future": {"f:a": {}}})).is_empty());
+        assert_eq!(set(&json!({"f:a": {".": {}}})).encode(), json!({"f:a": {}}));
+        assert_eq!(set(&json!({"f:a": null})).encode(), json!({"f:a": {}}));
+        assert_eq!(set(&json!({"v:1": {}, "v:1.0": {"f:a": {}}})).paths().len(), 2);
         for bad in [
             json!([]),
             json!("x"),
@@ -275,12 +275,12 @@ mod tests {
 
     #[test]
     fn a_tree_is_left_out_with_its_root() {
-        let fields = set(json!({"f:status": {".": {}, "f:a": {}}, "f:spec": {"f:a": {}}}));
-        let status = set(json!({"f:status": {}}));
-        assert_eq!(fields.without_trees(&status), set(json!({"f:spec": {"f:a": {}}})));
+        let fields = set(&json!({"f:status": {".": {}, "f:a": {}}, "f:spec": {"f:a": {}}}));
+        let status = set(&json!({"f:status": {}}));
+        assert_eq!(fields.without_trees(&status), set(&json!({"f:spec": {"f:a": {}}})));
         assert_eq!(
             fields.difference(&status),
-            set(json!({"f:status": {"f:a": {}}, "f:spec": {"f:a": {}}}))
+            set(&json!({"f:status": {"f:a": {}}, "f:spec": {"f:a": {}}}))
         );
     }
 

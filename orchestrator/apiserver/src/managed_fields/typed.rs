@@ -4,7 +4,10 @@
 use super::{element::PathElement, set::FieldSet};
 use fairlead_schema::types::{ListKind, Object, Scalar, Type, TypeId, Types};
 use serde_json::{Map, Value};
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, LazyLock},
+};
 
 /// A type, or none: content of [`Type::Any`] is seen by what it is.
 #[derive(Clone, Copy)]
@@ -33,8 +36,7 @@ pub(super) enum Leaf {
     Map,
 }
 
-/// What stands in for an absent object whose Go field is no pointer, and thus never absent.
-pub(super) static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
 
 impl<'a> Typed<'a> {
     pub(super) fn new(types: &'a Types, ty: TypeId) -> Self {
@@ -106,17 +108,20 @@ impl<'a> Typed<'a> {
         matches!(self.known(), Some(Type::Object(object)) if object.fields.contains_key(name))
     }
 
-    /// Whether upstream's Go field is a plain struct: then it is there, if empty, wherever its parent is, and nobody becomes
-    /// its owner by bringing it.
-    pub(super) fn always_there(self, name: &str) -> bool {
+    /// What stands in for an absent field whose parent is there, where upstream's Go field always has a value: a plain
+    /// struct is `{}`, a list or map that is written even if empty is `null`. Nobody becomes the owner of such a parent by
+    /// bringing its first child.
+    pub(super) fn filler(self, name: &str) -> Option<&'static Value> {
         let Some(Type::Object(object)) = self.known() else {
-            return false;
+            return None;
         };
-        let Some(field) = object.fields.get(name) else {
-            return false;
-        };
-        let plain = field.wire.is_some_and(|wire| !wire.pointer);
-        plain && matches!(self.types.get(field.ty), Type::Object(_))
+        let field = object.fields.get(name)?;
+        let wire = field.wire.filter(|wire| !wire.pointer)?;
+        match self.types.get(field.ty) {
+            Type::Object(_) => Some(&*EMPTY),
+            Type::List { .. } | Type::Map { .. } if wire.always => Some(&Value::Null),
+            _ => None,
+        }
     }
 
     /// What an item of the list is called.
@@ -205,7 +210,7 @@ impl<'a> Typed<'a> {
                 }
             }
             (Shape::Items(kind), Value::Array(items)) => {
-                let mut seen = std::collections::BTreeSet::new();
+                let mut seen = BTreeSet::new();
                 for (at, item) in items.iter().enumerate() {
                     let name = match self.name(kind, item) {
                         Ok(name) => name,
@@ -228,10 +233,10 @@ impl<'a> Typed<'a> {
                 }
             }
             (Shape::Leaf(Leaf::Map) | Shape::Fields(_), value) if strict => {
-                report(format!("expected map, got {value}"))
+                report(format!("expected map, got {value}"));
             }
             (Shape::Leaf(Leaf::List) | Shape::Items(_), value) if strict => {
-                report(format!("expected list, got {value}"))
+                report(format!("expected list, got {value}"));
             }
             _ => {}
         }
@@ -245,43 +250,60 @@ impl<'a> Typed<'a> {
     /// Every path of a value: its leaves, and the items and keys that hold them. Values were checked before; items without
     /// a name are left out.
     pub(super) fn fields(self, value: &Value) -> FieldSet {
+        self.collect_fields(value, false)
+    }
+
+    /// [`Typed::fields`] and whatever else would be lost with a parent: lists without items, which are owned by nobody, and
+    /// declared fields that only hold others.
+    pub(super) fn parts(self, value: &Value) -> FieldSet {
+        self.with_parents(&self.collect_fields(value, true))
+    }
+
+    fn collect_fields(self, value: &Value, empty_lists: bool) -> FieldSet {
         match (self.shape(value), value) {
-            (Shape::Fields(_), Value::Object(fields)) => self.fields_of_map(fields),
-            (Shape::Items(kind), Value::Array(items)) => self.fields_of_list(kind, items),
+            (Shape::Fields(_), Value::Object(fields)) => self.fields_of_map(fields, empty_lists),
+            (Shape::Items(kind), Value::Array(items)) => self.fields_of_list(kind, items, empty_lists),
             _ => FieldSet::default(),
         }
     }
 
-    fn fields_of_map(self, fields: &Map<String, Value>) -> FieldSet {
+    fn fields_of_map(self, fields: &Map<String, Value>, empty_lists: bool) -> FieldSet {
         let mut set = FieldSet::default();
         for (name, value) in fields {
             let inner = self.field(name);
             let leaf = matches!(inner.shape(value), Shape::Leaf(_));
             // A declared field that has parts is owned through them; an empty one would not be owned at all.
-            let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+            let empty = match value {
+                Value::Null => true,
+                Value::Object(fields) => fields.is_empty(),
+                Value::Array(items) => empty_lists && items.is_empty(),
+                _ => false,
+            };
+            let member = leaf || empty || !self.declares(name);
             set.put(
                 PathElement::field(name),
-                leaf || empty || !self.declares(name),
-                inner.fields(value),
+                member,
+                inner.collect_fields(value, empty_lists),
             );
         }
         set
     }
 
-    fn fields_of_list(self, kind: &ListKind, items: &[Value]) -> FieldSet {
+    fn fields_of_list(self, kind: &ListKind, items: &[Value], empty_lists: bool) -> FieldSet {
         let names: Vec<_> = items
             .iter()
             .filter_map(|item| Some((self.name(kind, item).ok()?, item)))
             .collect();
-        let mut seen = std::collections::BTreeMap::new();
+        let mut seen = BTreeMap::new();
         for (name, _) in &names {
             *seen.entry(name.clone()).or_insert(0) += 1;
         }
         let mut set = FieldSet::default();
         for (name, item) in names {
             // Twins are owned together.
-            let below = if seen.get(&name) == Some(&1) {
-                self.item().fields(item)
+            let single = seen.get(&name) == Some(&1);
+            let below = if single {
+                self.item().collect_fields(item, empty_lists)
             } else {
                 FieldSet::default()
             };
@@ -319,45 +341,45 @@ impl<'a> Typed<'a> {
         reconciled
     }
 
-    /// The value without the parts at these paths; `None` where nothing is left of it.
-    pub(super) fn remove(self, value: &Value, paths: &FieldSet) -> Option<Value> {
+    /// The value without the parts at these paths; `None` where nothing is left of it. Parts at `held` stay, if empty.
+    pub(super) fn remove(self, value: &Value, paths: &FieldSet, held: &FieldSet) -> Option<Value> {
         match (self.shape(value), value) {
             (Shape::Fields(_), Value::Object(fields)) => {
                 let mut left = Map::new();
                 for (name, value) in fields {
                     let element = PathElement::field(name);
-                    if paths.has(&element) {
-                        continue;
-                    }
-                    let value = match paths.below(&element) {
-                        Some(below) => self.field(name).remove(value, below),
-                        None => Some(value.clone()),
-                    };
-                    if let Some(value) = value {
+                    if let Some(value) = self.field(name).remove_part(&element, value, paths, held) {
                         left.insert(name.clone(), value);
                     }
                 }
                 (!left.is_empty() || fields.is_empty()).then_some(Value::Object(left))
             }
             (Shape::Items(kind), Value::Array(items)) => {
-                let mut left = Vec::new();
-                for item in items {
-                    let Ok(name) = self.name(kind, item) else {
-                        left.push(item.clone());
-                        continue;
-                    };
-                    if paths.has(&name) {
-                        continue;
-                    }
-                    match paths.below(&name) {
-                        Some(below) => left.extend(self.item().remove(item, below)),
-                        None => left.push(item.clone()),
-                    }
-                }
+                let part = |item: &Value| match self.name(kind, item) {
+                    Ok(name) => self.item().remove_part(&name, item, paths, held),
+                    Err(_) => Some(item.clone()),
+                };
+                let left: Vec<_> = items.iter().filter_map(part).collect();
                 (!left.is_empty() || items.is_empty()).then_some(Value::Array(left))
             }
             _ => Some(value.clone()),
         }
+    }
+
+    fn remove_part(self, element: &PathElement, value: &Value, paths: &FieldSet, held: &FieldSet) -> Option<Value> {
+        if paths.has(element) {
+            return None;
+        }
+        let Some(below) = paths.below(element) else {
+            return Some(value.clone());
+        };
+        let nothing = FieldSet::default();
+        let left = self.remove(value, below, held.below(element).unwrap_or(&nothing));
+        left.or_else(|| match value {
+            _ if !held.has(element) => None,
+            Value::Array(_) => Some(Value::Array(Vec::new())),
+            _ => Some(Value::Object(Map::new())),
+        })
     }
 }
 

@@ -73,6 +73,16 @@ pub fn sign(
     Ok(certificate.pem())
 }
 
+/// The groups that a request in PEM asks for: the organizations of its subject.
+///
+/// # Errors
+/// What is not a request.
+pub(crate) fn groups(pem: &[u8]) -> Result<Vec<String>, Unsigned> {
+    let der = CertificateSigningRequestDer::from_pem_slice(pem);
+    let der = der.map_err(|_| Unsigned("spec.request holds no CERTIFICATE REQUEST in PEM".to_owned()))?;
+    Ok(Subject::parse(&der)?.groups)
+}
+
 struct Subject {
     name: String,
     groups: Vec<String>,
@@ -80,19 +90,23 @@ struct Subject {
 
 impl Subject {
     fn read(der: &[u8]) -> Result<Self, Unsigned> {
-        let parsed = X509CertificationRequest::from_der(der);
-        let (_, request) = parsed.map_err(|error| Unsigned(format!("spec.request: {error}")))?;
-        let subject = &request.certification_request_info.subject;
-        let text = |it: &x509_parser::x509::AttributeTypeAndValue<'_>| it.as_str().unwrap_or_default().to_owned();
-        let subject = Self {
-            name: subject.iter_common_name().next().map(text).unwrap_or_default(),
-            groups: subject.iter_organization().map(text).collect(),
-        };
+        let subject = Self::parse(der)?;
         // The library that signs keeps one organization, and to sign for fewer groups than were approved would be a lie.
         if subject.groups.len() > 1 {
             return refuse("more than one organization (O) in the subject; ask for one group, and bind roles to it");
         }
         Ok(subject)
+    }
+
+    fn parse(der: &[u8]) -> Result<Self, Unsigned> {
+        let parsed = X509CertificationRequest::from_der(der);
+        let (_, request) = parsed.map_err(|error| Unsigned(format!("spec.request: {error}")))?;
+        let subject = &request.certification_request_info.subject;
+        let text = |it: &x509_parser::x509::AttributeTypeAndValue<'_>| it.as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            name: subject.iter_common_name().next().map(text).unwrap_or_default(),
+            groups: subject.iter_organization().map(text).collect(),
+        })
     }
 }
 

@@ -7,6 +7,9 @@ pub mod identity;
 pub mod kubeconfig;
 pub mod tls;
 
+#[cfg(test)]
+mod tests;
+
 pub use authority::Authority;
 pub use files::PkiError;
 pub use identity::{Identity, Profile};

@@ -16,7 +16,7 @@ pub(super) fn function(name: &str) -> Option<Function> {
         "slice-ports" => slice_ports,
         "slice-endpoints" => |row| {
             let addresses = items(&row.object["endpoints"]).flat_map(|it| texts(&it["addresses"]));
-            short_or_unset(addresses.map(str::to_owned).collect())
+            short_or_unset(&addresses.map(str::to_owned).collect::<Vec<_>>())
         },
         "ingress-class" => |row| text_or(&row.object["spec"]["ingressClassName"], "<none>").into(),
         "ingress-hosts" => |row| {
@@ -97,8 +97,8 @@ fn endpoints(row: &Row<'_>) -> Value {
     }
 }
 
-fn short_or_unset(all: Vec<String>) -> Value {
-    let short = shortened(&all, 3, ",");
+fn short_or_unset(all: &[String]) -> Value {
+    let short = shortened(all, 3, ",");
     if short.is_empty() {
         "<unset>".into()
     } else {
@@ -112,7 +112,7 @@ fn slice_ports(row: &Row<'_>) -> Value {
             .as_i64()
             .map_or_else(|| text_or(&it["name"], "*").to_owned(), |it| it.to_string())
     };
-    short_or_unset(items(&row.object["ports"]).map(port).collect())
+    short_or_unset(&items(&row.object["ports"]).map(port).collect::<Vec<_>>())
 }
 
 fn ingress_class_parameters(row: &Row<'_>) -> Value {

@@ -19,7 +19,7 @@ fn cells(group: &str, version: &str, plural: &str, mut object: Value) -> String 
     rows[0].iter().map(text_of).collect::<Vec<_>>().join(" | ")
 }
 
-fn pod(status: Value) -> String {
+fn pod(status: &Value) -> String {
     let spec = json!({
         "initContainers": [{"name": "i"}, {"name": "side", "restartPolicy": "Always"}],
         "containers": [{"name": "a"}, {"name": "b"}],
@@ -94,7 +94,7 @@ fn pods_say_how_they_are() {
             "0/3 | ErrImagePull | 2 (5m ago)",
         ),
     ] {
-        assert_eq!(pod(status.clone()), want, "{status}");
+        assert_eq!(pod(&status), want, "{status}");
     }
     let going = json!({"metadata": {"deletionTimestamp": "2024-05-06T11:59:00Z"}, "status": {"phase": "Running"},
         "spec": {"nodeName": "n", "readinessGates": [{"conditionType": "x"}]}});

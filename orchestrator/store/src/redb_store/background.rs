@@ -66,7 +66,8 @@ impl Background {
                 tracing::error!(error = %chain(&error), "the store can no longer move its log into redb");
                 chain(&error)
             }
-            Err(_) => "its background thread panicked".to_owned(),
+            // redb panics where its file holds what it does not expect.
+            Err(_) => "redb's file could not be written and may be damaged; see `fairlead store check`".to_owned(),
         };
         self.inner.close(&reason);
     }
@@ -77,13 +78,14 @@ impl Background {
         loop {
             let work = self.next();
             if !work.changes.is_empty() || work.last {
-                self.checkpoint(&database, &work).map_err(|it| fault(&self.inner, it))?;
+                self.checkpoint(database.get(), &work)
+                    .map_err(|it| fault(&self.inner, it))?;
             }
             if work.last {
                 return Ok(());
             }
             if self.meta.swept < self.target {
-                self.sweep(&database).map_err(|it| fault(&self.inner, it))?;
+                self.sweep(database.get()).map_err(|it| fault(&self.inner, it))?;
             }
             let swept = self.meta.swept;
             for (_, asker) in self.askers.extract_if(.., |(before, _)| *before <= swept) {

@@ -52,7 +52,7 @@ impl Inner {
         }
         // Written under another name: what is at `path` is always whole.
         let part = path.with_added_extension("part");
-        let copied = copy(&*self.database()?, &part)
+        let copied = copy(self.database()?.get(), &part)
             .map_err(|it| it.at(&part))
             .and_then(|revision| {
                 fs::rename(&part, path)
@@ -142,7 +142,7 @@ pub fn restore(snapshot: &Path, directory: &Path) -> Result<Revision, StoreError
         meta.reserved = meta.revision;
         meta.lost.push((from, meta.revision - 1));
         let write = || {
-            let transaction = begin_write(&database)?;
+            let transaction = begin_write(database.get())?;
             meta.write(&transaction)?;
             Ok(transaction.commit()?)
         };
@@ -197,7 +197,7 @@ fn check_file(file: &Path, named: &Path) -> Result<Report, StoreError> {
     fs::metadata(file).map_err(|it| failed("reading", named, it))?;
     let (mut database, _) = tables::open(file)?;
     tables::guarded(named, || {
-        match database.check_integrity() {
+        match database.get_mut().check_integrity() {
             Ok(true) => {}
             Ok(false) => {
                 let reason = "redb's own check had to repair it".to_owned();
@@ -206,7 +206,7 @@ fn check_file(file: &Path, named: &Path) -> Result<Report, StoreError> {
             Err(redb::DatabaseError::Storage(error)) => return Err(Fault::from(error).at(named)),
             Err(error) => return Err(Fault::Damaged(error.to_string()).at(named)),
         }
-        walk(&database).map_err(|it| it.at(named))
+        walk(database.get()).map_err(|it| it.at(named))
     })
 }
 

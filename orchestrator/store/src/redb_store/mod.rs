@@ -15,7 +15,6 @@ pub use copy::{Report, check, restore};
 
 use crate::{Backend, Change, Range, RangeQuery, Revision, StoreError, Txn};
 use futures::{FutureExt, future::BoxFuture, stream::BoxStream};
-use redb::Database;
 use std::{
     collections::VecDeque,
     fmt,
@@ -28,7 +27,7 @@ use std::{
     thread::{self, JoinHandle},
     time::Duration,
 };
-use tables::Meta;
+use tables::{Meta, OpenFile};
 use tokio::sync::{oneshot, watch};
 
 /// Revisions that are set aside at once, so that none is given out twice after a crash.
@@ -77,7 +76,7 @@ struct Inner {
     directory: PathBuf,
     options: Options,
     /// Taken out when the store closes, so that it can be opened again while someone still holds a watch.
-    database: RwLock<Option<Arc<Database>>>,
+    database: RwLock<Option<Arc<OpenFile>>>,
     state: Mutex<State>,
     /// The state changed: a checkpoint is wanted or done, a compaction is asked for, the store closes.
     changed: Condvar,
@@ -132,7 +131,7 @@ impl Inner {
         self.announced.send_replace(Revision::MAX);
     }
 
-    fn database(&self) -> Result<Arc<Database>, StoreError> {
+    fn database(&self) -> Result<Arc<OpenFile>, StoreError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         database
             .clone()
@@ -187,12 +186,12 @@ impl RedbStore {
         })?;
         let (database, meta) = tables::open(&directory.join(DATABASE))?;
         let recovered = wal::recover(directory)?;
-        let meta = tables::replay(&database, &directory.join(DATABASE), meta, &recovered)?;
+        let meta = tables::replay(database.get(), &directory.join(DATABASE), meta, &recovered)?;
         let wal = wal::Wal::create(directory, options.log_bytes, meta.generation, meta.revision)?;
         Ok(Self::start(directory, options, database, &meta, wal))
     }
 
-    fn start(directory: &Path, options: Options, database: Database, meta: &Meta, wal: wal::Wal) -> Self {
+    fn start(directory: &Path, options: Options, database: OpenFile, meta: &Meta, wal: wal::Wal) -> Self {
         let inner = Arc::new(Inner {
             directory: directory.to_owned(),
             options,

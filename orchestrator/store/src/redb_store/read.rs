@@ -3,7 +3,7 @@
 use super::{
     Inner, blocking,
     row::{Row, encode_key},
-    tables::{Fault, Readable},
+    tables::{Fault, Readable, guarded},
 };
 use crate::{Change, Key, Range, RangeQuery, Record, Revision, StoreError};
 use futures::{
@@ -29,7 +29,7 @@ impl Inner {
             let revision = query.at.unwrap_or(state.published);
             state.check(revision)?;
             // Under the lock: what leaves the tail is in redb by then.
-            let tables = Readable::open(&*self.database()?).map_err(|it| self.fault(it))?;
+            let tables = Readable::open(self.database()?.get()).map_err(|it| self.fault(it))?;
             let later: Vec<Change> = state
                 .tail
                 .iter()
@@ -38,8 +38,10 @@ impl Inner {
                 .collect();
             (tables, revision, later)
         };
-        self.read(&tables, &changed, revision, query)
-            .map_err(|it| self.fault(it))
+        let path = self.directory.join(super::DATABASE);
+        guarded(&path, || {
+            self.read(&tables, &changed, revision, query).map_err(|it| it.at(&path))
+        })
     }
 
     fn read(&self, tables: &Readable, tail: &[Change], revision: Revision, query: &RangeQuery) -> Result<Range, Fault> {
@@ -158,7 +160,7 @@ impl Inner {
     fn older(&self, after: Revision, prefix: Option<&str>) -> Result<Batch, StoreError> {
         let database = self.database()?;
         let read = || -> Result<Batch, Fault> {
-            let tables = Readable::open(&database)?;
+            let tables = Readable::open(database.get())?;
             // Behind a gap that a crash left there is perhaps no write.
             let (mut changes, mut reached) = (Vec::new(), tables.meta.revision);
             for found in tables.log.range(after + 1..)? {
@@ -176,10 +178,11 @@ impl Inner {
             }
             Ok((changes, reached))
         };
-        let found = read();
+        let path = self.directory.join(super::DATABASE);
+        let found = guarded(&path, || read().map_err(|it| it.at(&path)));
         // Compacted meanwhile: what is missing then is no damage.
         self.state().check(after)?;
-        found.map_err(|it| self.fault(it))
+        found
     }
 }
 

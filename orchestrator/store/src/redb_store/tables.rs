@@ -143,6 +143,12 @@ macro_rules! faults {
         impl From<$error> for Fault {
             fn from(error: $error) -> Self {
                 match redb::Error::from(error) {
+                    // How redb says that a file is no database, or shorter than it should be.
+                    redb::Error::Io(source)
+                        if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+                    {
+                        Self::Damaged(source.to_string())
+                    }
                     redb::Error::Io(source) => Self::Failed(source),
                     error @ redb::Error::PreviousIo => Self::Failed(io::Error::other(error)),
                     error => Self::Damaged(error.to_string()),
@@ -169,12 +175,35 @@ pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreErro
     })
 }
 
+/// redb's file while it is open. redb may panic in a damaged file, and after that also when it is closed.
+pub(super) struct OpenFile(Option<Database>);
+
+impl OpenFile {
+    pub(super) fn get(&self) -> &Database {
+        // Only `drop` takes it out.
+        self.0.as_ref().expect("redb's file is open")
+    }
+
+    pub(super) fn get_mut(&mut self) -> &mut Database {
+        self.0.as_mut().expect("redb's file is open")
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::error!("redb's file could not be closed in order; it may be damaged");
+        }
+    }
+}
+
 /// Opens redb's file, or makes an empty one.
-pub(super) fn open(path: &Path) -> Result<(Database, Meta), StoreError> {
+pub(super) fn open(path: &Path) -> Result<(OpenFile, Meta), StoreError> {
     guarded(path, || {
         let new = !path.exists();
         let opened = Database::builder().set_cache_size(DATABASE_CACHE).create(path);
-        let database = opened.map_err(|error| match error {
+        let opened = opened.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => {
                 let what = format!(
                     "the store {} is in use by another process; stop that first",
@@ -188,7 +217,12 @@ pub(super) fn open(path: &Path) -> Result<(Database, Meta), StoreError> {
             DatabaseError::Storage(error) => Fault::from(error).at(path),
             error => Fault::Damaged(error.to_string()).at(path),
         })?;
-        let meta = if new { begin(&database) } else { existing(&database) };
+        let database = OpenFile(Some(opened));
+        let meta = if new {
+            begin(database.get())
+        } else {
+            existing(database.get())
+        };
         Ok((database, meta.map_err(|it| it.at(path))?))
     })
 }

@@ -85,7 +85,8 @@ impl Writer {
                 tracing::error!(error = %chain(&error), "the store can no longer write");
                 chain(&error)
             }
-            Err(_) => "its writer panicked".to_owned(),
+            // redb panics where its file holds what it does not expect.
+            Err(_) => "redb's file could not be read and may be damaged; see `fairlead store check`".to_owned(),
         };
         self.inner.state().writer_ended = true;
         self.inner.close(&reason);
@@ -184,7 +185,7 @@ impl Writer {
     fn current(&mut self, key: &Key) -> Result<Option<Record>, StoreError> {
         let in_redb = self.inner.in_redb();
         if self.reader.as_ref().is_none_or(|it| it.meta.revision < in_redb) {
-            let reader = Readable::open(&*self.inner.database()?).map_err(|it| it.at(&self.inner.directory))?;
+            let reader = Readable::open(self.inner.database()?.get()).map_err(|it| it.at(&self.inner.directory))?;
             let known = reader.meta.revision;
             self.newer.retain(|_, (revision, _)| *revision > known);
             self.reader = Some(reader);

@@ -24,7 +24,7 @@ pub struct Sizes {
     pub affinities: u32,
     /// `SOURCE_RANGES_*`; `--max-source-ranges`.
     pub source_ranges: u32,
-    /// `SOCKETS_*` and `SOCKET_PEERS_*`; `--max-sockets`.
+    /// `SOCKETS_*` and `SOCKET_PEERS_*`, for unconnected datagram sockets; `--max-sockets`.
     pub sockets: u32,
     /// `FRAGMENTS_*`; `--max-fragments`.
     pub fragments: u32,
@@ -71,8 +71,8 @@ impl Sizes {
     }
 }
 
-/// Maps of one fixed size that are kept over restarts too.
-const FIXED: [&str; 3] = ["NODE", "DEVICES", "COUNTERS"];
+/// Maps of one fixed size, or none, that are kept over restarts too.
+const FIXED: [&str; 5] = ["NODE", "DEVICES", "COUNTERS", "STREAMS_V4", "STREAMS_V6"];
 
 /// Where everything of this layout is pinned.
 pub fn pin_root(bpffs: &Path) -> PathBuf {

@@ -61,7 +61,7 @@ pub(super) fn merge(
         let old = place.and_then(|at| merged.get_mut(at));
         match (old, item) {
             (Some(Value::Object(old)), Value::Object(item)) => {
-                *old = schema.merge(std::mem::take(old), item.clone())?
+                *old = schema.merge(std::mem::take(old), item.clone())?;
             }
             _ => {
                 places.insert(id, merged.len());
