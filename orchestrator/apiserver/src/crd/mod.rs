@@ -11,6 +11,7 @@ pub mod default;
 pub mod definition;
 mod faults;
 mod formats;
+pub mod gate;
 pub mod names;
 pub mod pattern;
 pub mod prune;

@@ -106,6 +106,12 @@ fn translate(source: &str) -> String {
                 _ => {
                     out.push('\\');
                     out.push(next);
+                    // `\p{Greek}`, `\x{1F600}`: the braces count nothing.
+                    if matches!(next, 'p' | 'P' | 'x') && chars.get(at) == Some(&'{') {
+                        let end = (at..chars.len()).find(|end| chars[*end] == '}').unwrap_or(chars.len() - 1);
+                        out.extend(&chars[at..=end]);
+                        at = end + 1;
+                    }
                 }
             }
             continue;
@@ -169,15 +175,14 @@ fn counts(rest: &[char]) -> bool {
     }
 }
 
-/// Whether a `}` after this text ends a repetition or the name of a class (`\p{Greek}`, `\x{1F600}`).
+/// Whether a `}` after this text ends a repetition.
 fn closes_count(before: &[char]) -> bool {
     let Some(open) = before.iter().rposition(|it| *it == '{') else {
         return false;
     };
-    let named = open >= 2 && before[open - 2] == '\\' && matches!(before[open - 1], 'p' | 'P' | 'x');
-    let mut whole: Vec<char> = before[open..].to_vec();
+    let mut whole = before[open..].to_vec();
     whole.push('}');
-    named || counts(&whole)
+    counts(&whole)
 }
 
 #[cfg(test)]

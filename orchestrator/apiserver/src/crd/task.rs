@@ -6,7 +6,7 @@ use super::{
     structural::array,
 };
 use crate::{core::ApiServer, object, objects::Objects as _};
-use fairlead_schema::Registry;
+use fairlead_schema::{Registry, Resource};
 use fairlead_store::{Durability, Expect, Operation, Txn};
 use http::Method;
 use jiff::Timestamp;
@@ -41,6 +41,11 @@ impl Watcher {
     /// A definition was stored or deleted. Many calls at a time cost one look.
     pub fn changed(&self) {
         self.changed.notify_one();
+    }
+
+    /// The schemas of custom resources, for OpenAPI documents.
+    pub fn schemas(&self) -> impl Fn(&Resource) -> Option<Value> + '_ {
+        |resource| resource.custom_schema.as_ref().map(|it| it.openapi().clone())
     }
 }
 
