@@ -97,8 +97,12 @@ impl Ban {
         let after = |key: &str| line.split_once(key).map(|(_, rest)| rest);
         let wrappers = after("wrappers = [").and_then(|rest| rest.split_once(']'));
         Self {
-            reason: after("reason = ").and_then(|rest| quoted(rest).into_iter().next()).unwrap_or_default(),
-            wrappers: wrappers.map(|(list, _)| quoted(list).into_iter().collect()).unwrap_or_default(),
+            reason: after("reason = ")
+                .and_then(|rest| quoted(rest).into_iter().next())
+                .unwrap_or_default(),
+            wrappers: wrappers
+                .map(|(list, _)| quoted(list).into_iter().collect())
+                .unwrap_or_default(),
         }
     }
 }
@@ -110,7 +114,13 @@ fn is_crate_name(name: &str) -> bool {
 /// Names of the packages that depend on one, as the build resolves them.
 fn users(metadata: &Value, id: &str) -> BTreeSet<String> {
     let nodes = metadata["resolve"]["nodes"].as_array().into_iter().flatten();
-    let users = nodes.filter(|node| node["dependencies"].as_array().into_iter().flatten().any(|it| *it == id));
+    let users = nodes.filter(|node| {
+        node["dependencies"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|it| *it == id)
+    });
     let ids: BTreeSet<&str> = users.filter_map(|node| node["id"].as_str()).collect();
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let packages = packages.filter(|package| package["id"].as_str().is_some_and(|it| ids.contains(it)));

@@ -54,9 +54,28 @@ pub fn structural(schema: &Value, path: &str) -> Vec<Fault> {
 
 /// Fields that a schema may have at its root beside a status subresource.
 const AT_ROOT: &[&str] = &[
-    "description", "type", "format", "title", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength",
-    "minLength", "pattern", "maxItems", "minItems", "uniqueItems", "multipleOf", "required", "items", "properties",
-    "externalDocs", "example", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations",
+    "description",
+    "type",
+    "format",
+    "title",
+    "maximum",
+    "exclusiveMaximum",
+    "minimum",
+    "exclusiveMinimum",
+    "maxLength",
+    "minLength",
+    "pattern",
+    "maxItems",
+    "minItems",
+    "uniqueItems",
+    "multipleOf",
+    "required",
+    "items",
+    "properties",
+    "externalDocs",
+    "example",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-validations",
 ];
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -83,13 +102,17 @@ impl Checker {
             let fields = schema.as_object().into_iter().flatten();
             for (name, value) in fields {
                 if !AT_ROOT.contains(&name.as_str()) && !is_zero(value) && !structural_elsewhere(name) {
-                    let why = format!("{name} is not allowed at the root of the schema if the status subresource is enabled");
+                    let why =
+                        format!("{name} is not allowed at the root of the schema if the status subresource is enabled");
                     self.push(faults::invalid_unshown(path, &why));
                 }
             }
         }
         if flag(schema, "nullable") {
-            self.push(forbidden(&child(path, "nullable"), "nullable cannot be true at the root"));
+            self.push(forbidden(
+                &child(path, "nullable"),
+                "nullable cannot be true at the root",
+            ));
         }
         self.standard(schema, path, false);
         self.structural(schema, path, Level::Root);
@@ -132,19 +155,32 @@ impl Checker {
             }
             Some(_) => {}
         }
-        for name in ["id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref", "$schema"] {
+        for name in [
+            "id",
+            "additionalItems",
+            "patternProperties",
+            "definitions",
+            "dependencies",
+            "$ref",
+            "$schema",
+        ] {
             if schema.get(name).is_some_and(|value| !is_zero(value)) {
                 self.push(forbidden(&child(path, name), &format!("{name} is not supported")));
             }
         }
         if schema["items"].is_array() {
-            self.push(forbidden(&child(path, "items"), "items must be a schema object and not an array"));
+            self.push(forbidden(
+                &child(path, "items"),
+                "items must be a schema object and not an array",
+            ));
         }
         if flag(schema, "uniqueItems") {
             let why = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
             self.push(forbidden(&child(path, "uniqueItems"), why));
         }
-        let additional = schema.get("additionalProperties").is_some_and(|it| it.is_object() || *it == json!(true));
+        let additional = schema
+            .get("additionalProperties")
+            .is_some_and(|it| it.is_object() || *it == json!(true));
         if additional && !is_zero(&schema["properties"]) {
             let why = "additionalProperties and properties are mutual exclusive";
             self.push(forbidden(&child(path, "additionalProperties"), why));
@@ -169,16 +205,28 @@ impl Checker {
     fn collections(&mut self, schema: &Value, path: &str) {
         let ty = schema["type"].as_str().unwrap_or_default();
         if let Some(kind) = schema["x-kubernetes-map-type"].as_str() {
-            self.needs_type(schema, path, "object", "must be object if x-kubernetes-map-type is specified");
+            self.needs_type(
+                schema,
+                path,
+                "object",
+                "must be object if x-kubernetes-map-type is specified",
+            );
             if !matches!(kind, "atomic" | "granular") {
                 let path = child(path, "x-kubernetes-map-type");
                 self.push(faults::not_supported(&path, &json!(kind), &["atomic", "granular"]));
             }
         }
-        let keys: Vec<&str> = array(schema, "x-kubernetes-list-map-keys").filter_map(Value::as_str).collect();
+        let keys: Vec<&str> = array(schema, "x-kubernetes-list-map-keys")
+            .filter_map(Value::as_str)
+            .collect();
         let kind = schema["x-kubernetes-list-type"].as_str();
         if let Some(kind) = kind {
-            self.needs_type(schema, path, "array", "must be array if x-kubernetes-list-type is specified");
+            self.needs_type(
+                schema,
+                path,
+                "array",
+                "must be array if x-kubernetes-list-type is specified",
+            );
             if !matches!(kind, "atomic" | "set" | "map") {
                 let path = child(path, "x-kubernetes-list-type");
                 self.push(faults::not_supported(&path, &json!(kind), &["atomic", "set", "map"]));
@@ -211,11 +259,20 @@ impl Checker {
 
     fn set_items(&mut self, items: &Value, path: &str) {
         if flag(items, "nullable") {
-            self.push(forbidden(&child(path, "nullable"), "cannot be nullable when x-kubernetes-list-type is set"));
+            self.push(forbidden(
+                &child(path, "nullable"),
+                "cannot be nullable when x-kubernetes-list-type is set",
+            ));
         }
         let (name, why) = match items["type"].as_str() {
-            Some("array") => ("x-kubernetes-list-type", "must be atomic as item of a list with x-kubernetes-list-type=set"),
-            Some("object") => ("x-kubernetes-map-type", "must be atomic as item of a list with x-kubernetes-list-type=set"),
+            Some("array") => (
+                "x-kubernetes-list-type",
+                "must be atomic as item of a list with x-kubernetes-list-type=set",
+            ),
+            Some("object") => (
+                "x-kubernetes-map-type",
+                "must be atomic as item of a list with x-kubernetes-list-type=set",
+            ),
             _ => return,
         };
         if items[name] != "atomic" && !(name == "x-kubernetes-list-type" && items[name].is_null()) {
@@ -231,7 +288,10 @@ impl Checker {
         let items_path = child(path, "items");
         let items = &schema["items"];
         if !items.is_object() {
-            self.push(required(&items_path, "must have a schema if x-kubernetes-list-type is map"));
+            self.push(required(
+                &items_path,
+                "must have a schema if x-kubernetes-list-type is map",
+            ));
             return;
         }
         if items["type"] != "object" {
@@ -239,7 +299,10 @@ impl Checker {
             self.push(invalid(&child(&items_path, "type"), &items["type"], why));
         }
         if flag(items, "nullable") {
-            self.push(forbidden(&child(&items_path, "nullable"), "cannot be nullable when x-kubernetes-list-type is map"));
+            self.push(forbidden(
+                &child(&items_path, "nullable"),
+                "cannot be nullable when x-kubernetes-list-type is map",
+            ));
         }
         let keys_path = child(path, "x-kubernetes-list-map-keys");
         for (at, name) in keys.iter().enumerate() {
@@ -247,7 +310,11 @@ impl Checker {
                 self.push(invalid(&keys_path, &json!(keys), "must not contain duplicate entries"));
             }
             let Some(property) = items["properties"].get(name) else {
-                self.push(invalid(&keys_path, &json!(keys), "entries must all be names of item properties"));
+                self.push(invalid(
+                    &keys_path,
+                    &json!(keys),
+                    "entries must all be names of item properties",
+                ));
                 continue;
             };
             let path = key(&child(&items_path, "properties"), name);
@@ -269,8 +336,12 @@ impl Checker {
 
     /// The form of `x-kubernetes-validations`; what they say is checked by [`cel::check`].
     fn rules(&mut self, schema: &Value, path: &str) {
-        const REASONS: [&str; 4] =
-            ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+        const REASONS: [&str; 4] = [
+            "FieldValueDuplicate",
+            "FieldValueForbidden",
+            "FieldValueInvalid",
+            "FieldValueRequired",
+        ];
         for (at, rule) in array(schema, "x-kubernetes-validations").enumerate() {
             let path = index(&child(path, "x-kubernetes-validations"), at);
             let text = |name: &str| rule.get(name).and_then(Value::as_str);
@@ -281,10 +352,18 @@ impl Checker {
             let broken = |text: &str| text.contains(['\n', '\r']);
             match text("message") {
                 Some(message) if !message.is_empty() && message.trim().is_empty() => {
-                    self.push(invalid(&child(&path, "message"), &json!(message), "must be non-empty if specified"));
+                    self.push(invalid(
+                        &child(&path, "message"),
+                        &json!(message),
+                        "must be non-empty if specified",
+                    ));
                 }
                 Some(message) if broken(message.trim()) => {
-                    self.push(invalid(&child(&path, "message"), &json!(message), "must not contain line breaks"));
+                    self.push(invalid(
+                        &child(&path, "message"),
+                        &json!(message),
+                        "must not contain line breaks",
+                    ));
                 }
                 None | Some("") if broken(source) => {
                     let why = "message must be specified if rule contains line breaks";
@@ -301,13 +380,25 @@ impl Checker {
             }
             match text("fieldPath") {
                 Some(field) if !field.is_empty() && field.trim().is_empty() => {
-                    self.push(invalid(&child(&path, "fieldPath"), &json!(field), "must be non-empty if specified"));
+                    self.push(invalid(
+                        &child(&path, "fieldPath"),
+                        &json!(field),
+                        "must be non-empty if specified",
+                    ));
                 }
                 Some(field) if broken(field) => {
-                    self.push(invalid(&child(&path, "fieldPath"), &json!(field), "must not contain line breaks"));
+                    self.push(invalid(
+                        &child(&path, "fieldPath"),
+                        &json!(field),
+                        "must not contain line breaks",
+                    ));
                 }
                 Some(field) if !field.is_empty() && cel::path::resolve(field, schema).is_none() => {
-                    self.push(invalid(&child(&path, "fieldPath"), &json!(field), "must be a valid path"));
+                    self.push(invalid(
+                        &child(&path, "fieldPath"),
+                        &json!(field),
+                        "must be a valid path",
+                    ));
                 }
                 _ => {}
             }
@@ -326,15 +417,25 @@ impl Checker {
         self.below(schema, path, level, ty);
         if int_or_string && preserve {
             let path = child(path, "x-kubernetes-preserve-unknown-fields");
-            self.push(invalid(&path, &json!(true), "must be false if x-kubernetes-int-or-string is true"));
+            self.push(invalid(
+                &path,
+                &json!(true),
+                "must be false if x-kubernetes-int-or-string is true",
+            ));
         }
         if int_or_string && embedded {
             let path = child(path, "x-kubernetes-embedded-resource");
-            self.push(invalid(&path, &json!(true), "must be false if x-kubernetes-int-or-string is true"));
+            self.push(invalid(
+                &path,
+                &json!(true),
+                "must be false if x-kubernetes-int-or-string is true",
+            ));
         }
         let either = json!([{ "type": "integer" }, { "type": "string" }]);
         let skip_any = schema.get("anyOf") == Some(&either);
-        let skip_first = schema["allOf"].get(0).is_some_and(|it| it.get("anyOf") == Some(&either));
+        let skip_first = schema["allOf"]
+            .get(0)
+            .is_some_and(|it| it.get("anyOf") == Some(&either));
         self.junctors(schema, path, skip_any, skip_first);
 
         let type_path = child(path, "type");
@@ -403,7 +504,9 @@ impl Checker {
                 self.push(invalid(&child(&key(&path, name), "type"), &json!(ty), "must be string"));
             }
         }
-        let Some(metadata) = properties.get("metadata") else { return };
+        let Some(metadata) = properties.get("metadata") else {
+            return;
+        };
         let path = key(&path, "metadata");
         if metadata["type"] != "object" {
             let ty = metadata["type"].as_str().unwrap_or_default();
@@ -411,12 +514,15 @@ impl Checker {
         }
         let more = |name: &str, value: &Value| match name {
             "type" | "default" | "description" | "title" => false,
-            "properties" => value.as_object().is_some_and(|all| all.keys().any(|it| it != "name" && it != "generateName")),
+            "properties" => value
+                .as_object()
+                .is_some_and(|all| all.keys().any(|it| it != "name" && it != "generateName")),
             _ => !is_zero(value),
         };
         let fields = metadata.as_object().into_iter().flatten();
         if level == Level::Root && fields.into_iter().any(|(name, value)| more(name, value)) {
-            let why = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+            let why =
+                "must not specify anything other than name and generateName, but metadata is implicitly specified";
             self.push(forbidden(&path, why));
         }
     }
@@ -515,7 +621,13 @@ fn is_zero(value: &Value) -> bool {
 fn structural_elsewhere(name: &str) -> bool {
     matches!(
         name,
-        "id" | "additionalItems" | "patternProperties" | "definitions" | "dependencies" | "$ref" | "$schema" | "nullable"
+        "id" | "additionalItems"
+            | "patternProperties"
+            | "definitions"
+            | "dependencies"
+            | "$ref"
+            | "$schema"
+            | "nullable"
             | "additionalProperties"
     )
 }
@@ -547,7 +659,12 @@ fn defaults(schema: &Value, node: &Structural, path: &str, found: &mut Vec<Fault
         defaults(&schema["items"], items, &child(path, "items"), found);
     }
     if let Some(super::structural::Additional::Schema(additional)) = &node.additional {
-        defaults(&schema["additionalProperties"], additional, &child(path, "additionalProperties"), found);
+        defaults(
+            &schema["additionalProperties"],
+            additional,
+            &child(path, "additionalProperties"),
+            found,
+        );
     }
 }
 

@@ -1,11 +1,7 @@
 //! Deleting a definition: first all its objects, then itself.
 //! Source: `pkg/controller/finalizer` of apiextensions.
 
-use super::{
-    definition::condition,
-    names,
-    structural::array,
-};
+use super::{definition::condition, names, structural::array};
 use serde_json::{Value, json};
 use std::future::Future;
 
@@ -46,6 +42,8 @@ pub fn next(crd: &Value, remaining: Option<usize>, now: &str) -> Step {
                 (true, Some(0)) => {
                     Step::Release(released(crd, "InstanceDeletionCompleted", "removed all instances", now))
                 }
+                // What it says of its end stays until there is something new to say: each write causes another look.
+                (true, _) if condition(crd, "Terminating") == Some("True") => Step::Delete(crd.clone()),
                 (true, _) => {
                     let message = "CustomResource deletion is in progress";
                     Step::Delete(terminating(crd, "True", "InstanceDeletionInProgress", message, now))
@@ -57,7 +55,13 @@ pub fn next(crd: &Value, remaining: Option<usize>, now: &str) -> Step {
 
 /// The definition with a condition that says why its objects do not go.
 pub fn failed(crd: &Value, why: &str, now: &str) -> Value {
-    terminating(crd, "True", "InstanceDeletionFailed", &format!("could not issue all deletes: {why}"), now)
+    terminating(
+        crd,
+        "True",
+        "InstanceDeletionFailed",
+        &format!("could not issue all deletes: {why}"),
+        now,
+    )
 }
 
 fn terminating(crd: &Value, status: &str, reason: &str, message: &str, now: &str) -> Value {
@@ -96,7 +100,11 @@ pub async fn run(crd: &Value, executor: &impl Executor, now: &str) -> bool {
         Step::Hold(crd) | Step::Release(crd) => return executor.store(&crd).await.is_err(),
         Step::Delete(marked) => {
             // A condition that says so already is not written again: each write would cause another look.
-            let stored = if marked["status"] == crd["status"] { Ok(Some(marked)) } else { executor.store(&marked).await };
+            let stored = if marked["status"] == crd["status"] {
+                Ok(Some(marked))
+            } else {
+                executor.store(&marked).await
+            };
             match stored {
                 Ok(Some(stored)) => stored,
                 Ok(None) => return false,

@@ -13,7 +13,9 @@ pub fn apply(value: &mut Value, schema: &Structural) {
         Value::Object(fields) => {
             for (name, property) in &schema.properties {
                 let Some(default) = &property.default else { continue };
-                let absent = fields.get(&**name).is_none_or(|value| value.is_null() && !property.nullable);
+                let absent = fields
+                    .get(&**name)
+                    .is_none_or(|value| value.is_null() && !property.nullable);
                 if absent {
                     fields.insert(name.to_string(), default.clone());
                 }

@@ -35,7 +35,9 @@ pub fn apply_defaults(crd: &mut Value) {
         crd["spec"]["conversion"] = json!({ "strategy": "None" });
     }
     let stored = array(&crd["status"], "storedVersions").next().is_some();
-    let storage = array(&crd["spec"], "versions").find(|it| flag(it, "storage")).map(|it| it["name"].clone());
+    let storage = array(&crd["spec"], "versions")
+        .find(|it| flag(it, "storage"))
+        .map(|it| it["name"].clone());
     if let Some(storage) = storage.filter(|_| !stored) {
         if !crd["status"].is_object() {
             crd["status"] = json!({});
@@ -46,7 +48,9 @@ pub fn apply_defaults(crd: &mut Value) {
 
 /// What a write of the definition itself does to its status: the storage version is one of those that may hold objects.
 pub fn note_storage_version(crd: &mut Value) {
-    let storage = array(&crd["spec"], "versions").find(|it| flag(it, "storage")).map(|it| it["name"].clone());
+    let storage = array(&crd["spec"], "versions")
+        .find(|it| flag(it, "storage"))
+        .map(|it| it["name"].clone());
     let Some(storage) = storage else { return };
     if array(&crd["status"], "storedVersions").all(|it| *it != storage) {
         if !crd["status"].is_object() {
@@ -90,13 +94,21 @@ impl Judge {
         } else if !is_subdomain(&group) {
             self.push(invalid("spec.group", &json!(group), NO_SUBDOMAIN));
         } else if !group.contains('.') {
-            self.push(invalid("spec.group", &json!(group), "should be a domain with at least one dot"));
+            self.push(invalid(
+                "spec.group",
+                &json!(group),
+                "should be a domain with at least one dot",
+            ));
         }
         self.approval(new, &group);
         match spec["scope"].as_str() {
             None | Some("") => self.push(required("spec.scope", "")),
             Some("Cluster" | "Namespaced") => {}
-            Some(_) => self.push(faults::not_supported("spec.scope", &spec["scope"], &["Cluster", "Namespaced"])),
+            Some(_) => self.push(faults::not_supported(
+                "spec.scope",
+                &spec["scope"],
+                &["Cluster", "Namespaced"],
+            )),
         }
         if flag(spec, "preserveUnknownFields") {
             let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema \
@@ -140,7 +152,11 @@ impl Judge {
             if value.is_empty() {
                 self.push(required(&path, ""));
             } else if !is_label(&if mixed { value.to_lowercase() } else { value.to_owned() }) {
-                let prefix = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
+                let prefix = if mixed {
+                    "may have mixed case, but should otherwise match: "
+                } else {
+                    ""
+                };
                 self.push(invalid(&path, &json!(value), &format!("{prefix}{NO_LABEL}")));
             }
         }
@@ -173,7 +189,11 @@ impl Judge {
             }
             Some(_) => {
                 let value = &conversion["strategy"];
-                self.push(faults::not_supported(&child(path, "strategy"), value, &["None", "Webhook"]));
+                self.push(faults::not_supported(
+                    &child(path, "strategy"),
+                    value,
+                    &["None", "Webhook"],
+                ));
             }
         }
     }
@@ -192,7 +212,10 @@ impl Judge {
             self.push(faults::invalid_unshown(path, "must contain unique version names"));
         }
         if versions.iter().filter(|it| flag(it, "storage")).count() != 1 {
-            self.push(faults::invalid_unshown(path, "must have exactly one version marked as storage version"));
+            self.push(faults::invalid_unshown(
+                path,
+                "must have exactly one version marked as storage version",
+            ));
         }
         for (at, version) in versions.into_iter().enumerate() {
             let path = index(path, at);
@@ -212,7 +235,9 @@ impl Judge {
         let schema = &version["schema"]["openAPIV3Schema"];
         if !schema.is_object() {
             self.push(required(&schema_path, ""));
-        } else if !old.is_some_and(|old| same(&old["schema"], &version["schema"]) && old["subresources"] == version["subresources"]) {
+        } else if !old.is_some_and(|old| {
+            same(&old["schema"], &version["schema"]) && old["subresources"] == version["subresources"]
+        }) {
             // What is stored already was judged then, perhaps by other rules.
             self.faults.extend(check::schema(schema, &schema_path, status));
         }
@@ -254,15 +279,27 @@ impl Judge {
         };
         for (name, roots, why) in [
             ("specReplicasPath", &[".spec."][..], "should be a json path under .spec"),
-            ("statusReplicasPath", &[".status."][..], "should be a json path under .status"),
-            ("labelSelectorPath", &[".spec.", ".status."][..], "should be a json path under either .spec or .status"),
+            (
+                "statusReplicasPath",
+                &[".status."][..],
+                "should be a json path under .status",
+            ),
+            (
+                "labelSelectorPath",
+                &[".spec.", ".status."][..],
+                "should be a json path under either .spec or .status",
+            ),
         ] {
             let field = child(path, &format!("scale.{name}"));
             match scale[name].as_str().unwrap_or_default() {
                 "" if name == "labelSelectorPath" => {}
                 "" => self.push(required(&field, "")),
                 text if !text.starts_with('.') => {
-                    self.push(invalid(&field, &json!(text), "must be a simple json path starting with ."));
+                    self.push(invalid(
+                        &field,
+                        &json!(text),
+                        "must be a simple json path starting with .",
+                    ));
                 }
                 text if !roots.iter().any(|root| text.starts_with(root)) => {
                     self.push(invalid(&field, &json!(text), why));
@@ -274,7 +311,16 @@ impl Judge {
 
     fn column(&mut self, column: &Value, path: &str) {
         const TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-        const FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+        const FORMATS: [&str; 8] = [
+            "byte",
+            "date",
+            "date-time",
+            "double",
+            "float",
+            "int32",
+            "int64",
+            "password",
+        ];
         let text = |name: &str| column[name].as_str().unwrap_or_default();
         if text("name").is_empty() {
             self.push(required(&child(path, "name"), ""));
@@ -315,7 +361,11 @@ impl Judge {
             }
             let resolved = path::resolve(source, schema).filter(|_| !source.contains('['));
             let Some((name, below)) = resolved else {
-                self.push(invalid(&path, &json!(source), "is an invalid path: the schema has no such field"));
+                self.push(invalid(
+                    &path,
+                    &json!(source),
+                    "is an invalid path: the schema has no such field",
+                ));
                 continue;
             };
             if name == "metadata" || name.starts_with("metadata.") {
@@ -339,7 +389,9 @@ impl Judge {
 
     fn stored_versions(&mut self, crd: &Value) {
         let path = "status.storedVersions";
-        let stored: Vec<&str> = array(&crd["status"], "storedVersions").filter_map(Value::as_str).collect();
+        let stored: Vec<&str> = array(&crd["status"], "storedVersions")
+            .filter_map(Value::as_str)
+            .collect();
         if stored.is_empty() {
             self.push(invalid(path, &json!(stored), "must have at least one stored version"));
             return;
@@ -348,7 +400,11 @@ impl Judge {
         for version in versions().filter(|it| flag(it, "storage")) {
             let name = version["name"].as_str().unwrap_or_default();
             if !stored.contains(&name) {
-                self.push(invalid(path, &json!(stored), &format!("must have the storage version {name}")));
+                self.push(invalid(
+                    path,
+                    &json!(stored),
+                    &format!("must have the storage version {name}"),
+                ));
             }
         }
         for (at, name) in stored.iter().enumerate() {
@@ -395,7 +451,9 @@ const NO_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower
 
 /// RFC 1035 §2.3.1, in lower case.
 fn is_label(text: &str) -> bool {
-    let inner = text.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-');
+    let inner = text
+        .bytes()
+        .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-');
     (1..=63).contains(&text.len())
         && inner
         && text.starts_with(|it: char| it.is_ascii_lowercase())
@@ -406,7 +464,9 @@ fn is_label(text: &str) -> bool {
 fn is_subdomain(text: &str) -> bool {
     let label = |part: &str| {
         !part.is_empty()
-            && part.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-')
+            && part
+                .bytes()
+                .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-')
             && !part.starts_with('-')
             && !part.ends_with('-')
     };

@@ -28,7 +28,11 @@ fn fault(reason: &'static str, field: &str, message: String) -> Fault {
 }
 
 fn with_detail(head: String, detail: &str) -> String {
-    if detail.is_empty() { head } else { format!("{head}: {detail}") }
+    if detail.is_empty() {
+        head
+    } else {
+        format!("{head}: {detail}")
+    }
 }
 
 pub(crate) fn invalid(field: &str, value: &Value, detail: &str) -> Fault {
@@ -38,7 +42,11 @@ pub(crate) fn invalid(field: &str, value: &Value, detail: &str) -> Fault {
 
 /// For values that are too large to be repeated.
 pub(crate) fn invalid_unshown(field: &str, detail: &str) -> Fault {
-    fault("FieldValueInvalid", field, with_detail("Invalid value".to_owned(), detail))
+    fault(
+        "FieldValueInvalid",
+        field,
+        with_detail("Invalid value".to_owned(), detail),
+    )
 }
 
 pub(crate) fn wrong_type(field: &str, value: &Value, detail: &str) -> Fault {
@@ -47,11 +55,19 @@ pub(crate) fn wrong_type(field: &str, value: &Value, detail: &str) -> Fault {
 }
 
 pub(crate) fn required(field: &str, detail: &str) -> Fault {
-    fault("FieldValueRequired", field, with_detail("Required value".to_owned(), detail))
+    fault(
+        "FieldValueRequired",
+        field,
+        with_detail("Required value".to_owned(), detail),
+    )
 }
 
 pub(crate) fn forbidden(field: &str, detail: &str) -> Fault {
-    fault("FieldValueForbidden", field, with_detail("Forbidden".to_owned(), detail))
+    fault(
+        "FieldValueForbidden",
+        field,
+        with_detail("Forbidden".to_owned(), detail),
+    )
 }
 
 pub(crate) fn duplicate(field: &str, value: &Value, detail: &str) -> Fault {
@@ -60,28 +76,48 @@ pub(crate) fn duplicate(field: &str, value: &Value, detail: &str) -> Fault {
 }
 
 pub(crate) fn duplicate_unshown(field: &str, detail: &str) -> Fault {
-    fault("FieldValueDuplicate", field, with_detail("Duplicate value".to_owned(), detail))
+    fault(
+        "FieldValueDuplicate",
+        field,
+        with_detail("Duplicate value".to_owned(), detail),
+    )
 }
 
 pub(crate) fn not_supported<S: AsRef<str>>(field: &str, value: &Value, supported: &[S]) -> Fault {
     let list: Vec<_> = supported.iter().map(|it| quoted(it.as_ref())).collect();
-    let message = format!("Unsupported value: {}: supported values: {}", shown(value), list.join(", "));
+    let message = format!(
+        "Unsupported value: {}: supported values: {}",
+        shown(value),
+        list.join(", ")
+    );
     fault("FieldValueNotSupported", field, message)
 }
 
 pub(crate) fn too_long(field: &str, max: u64) -> Fault {
     let unit = if max == 1 { "byte" } else { "bytes" };
-    fault("FieldValueTooLong", field, format!("Too long: may not be more than {max} {unit}"))
+    fault(
+        "FieldValueTooLong",
+        field,
+        format!("Too long: may not be more than {max} {unit}"),
+    )
 }
 
 pub(crate) fn too_many(field: &str, actual: usize, max: u64) -> Fault {
     let unit = if max == 1 { "item" } else { "items" };
-    fault("FieldValueTooMany", field, format!("Too many: {actual}: must have at most {max} {unit}"))
+    fault(
+        "FieldValueTooMany",
+        field,
+        format!("Too many: {actual}: must have at most {max} {unit}"),
+    )
 }
 
 /// `base.name`, or `name` at the root.
 pub(crate) fn child(base: &str, name: &str) -> String {
-    if base.is_empty() { name.to_owned() } else { format!("{base}.{name}") }
+    if base.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{base}.{name}")
+    }
 }
 
 /// `base[name]`.

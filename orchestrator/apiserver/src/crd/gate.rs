@@ -1,8 +1,11 @@
 //! Where the core's writes meet definitions: three calls, which do nothing for other resources.
 
-use super::{cleanup, definition};
+use super::{cleanup, definition, rows::OBJECT_META};
 use crate::status::Cause;
-use fairlead_schema::{Fault, Resource};
+use fairlead_schema::{
+    Fault, Resource, Types,
+    strict::{self, FieldProblem},
+};
 use serde_json::{Value, json};
 
 /// Says so of rows that are about definitions themselves.
@@ -13,6 +16,18 @@ const HOOK: &str = "crd";
 pub fn read(resource: &Resource, value: &mut Value) -> Option<Vec<String>> {
     let unknown = resource.custom_schema.as_ref()?.prune(value);
     Some(unknown.iter().map(|path| format!("unknown field {path:?}")).collect())
+}
+
+/// Checks and tidies the metadata of a custom resource, the one part of it whose type is not its definition's to say.
+///
+/// # Errors
+/// What has the wrong type.
+pub fn normalise(value: &mut Value) -> Result<(), Vec<FieldProblem>> {
+    let types = Types::builtin();
+    match (types.named(OBJECT_META), value.get_mut("metadata")) {
+        (Some(ty), Some(metadata)) => strict::normalise(&types, ty, metadata),
+        _ => Ok(()),
+    }
 }
 
 /// Completes a custom resource, or a definition.

@@ -41,7 +41,9 @@ pub struct Schema {
 
 impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Schema").field("has_status", &self.has_status).finish_non_exhaustive()
+        f.debug_struct("Schema")
+            .field("has_status", &self.has_status)
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,7 +74,11 @@ impl Schema {
 fn blocks_rules(fault: &Fault) -> bool {
     matches!(
         fault.reason,
-        "FieldValueNotSupported" | "FieldValueRequired" | "FieldValueTooLong" | "FieldValueTooMany" | "FieldValueTypeInvalid"
+        "FieldValueNotSupported"
+            | "FieldValueRequired"
+            | "FieldValueTooLong"
+            | "FieldValueTooMany"
+            | "FieldValueTypeInvalid"
     )
 }
 

@@ -20,7 +20,11 @@ impl Taken {
         let text = |name: &str| accepted[name].as_str().filter(|it| !it.is_empty()).map(str::to_owned);
         self.resources.extend(text("plural"));
         self.resources.extend(text("singular"));
-        self.resources.extend(array(accepted, "shortNames").filter_map(Value::as_str).map(str::to_owned));
+        self.resources.extend(
+            array(accepted, "shortNames")
+                .filter_map(Value::as_str)
+                .map(str::to_owned),
+        );
         self.kinds.extend(text("kind"));
         self.kinds.extend(text("listKind"));
     }
@@ -28,26 +32,60 @@ impl Taken {
 
 /// The status that a definition should have, given what is taken by others. `now`: RFC 3339, for conditions that change.
 pub fn status(crd: &Value, taken: &Taken, now: &str) -> Value {
-    let mut status = if crd["status"].is_object() { crd["status"].clone() } else { json!({}) };
+    let mut status = if crd["status"].is_object() {
+        crd["status"].clone()
+    } else {
+        json!({})
+    };
     let (accepted, conflict) = accept(crd, taken);
     status["acceptedNames"] = accepted;
     let mut conditions: Vec<Value> = array(&crd["status"], "conditions").cloned().collect();
     match &conflict {
         Some((reason, message)) => set(&mut conditions, "NamesAccepted", "False", reason, message, now),
-        None => set(&mut conditions, "NamesAccepted", "True", "NoConflicts", "no conflicts found", now),
+        None => set(
+            &mut conditions,
+            "NamesAccepted",
+            "True",
+            "NoConflicts",
+            "no conflicts found",
+            now,
+        ),
     }
-    let established = conditions.iter().any(|it| it["type"] == "Established" && it["status"] == "True");
+    let established = conditions
+        .iter()
+        .any(|it| it["type"] == "Established" && it["status"] == "True");
     if !established {
         match conflict {
-            Some(_) => set(&mut conditions, "Established", "False", "NotAccepted", "not all names are accepted", now),
+            Some(_) => set(
+                &mut conditions,
+                "Established",
+                "False",
+                "NotAccepted",
+                "not all names are accepted",
+                now,
+            ),
             None => {
                 let message = "the initial names have been accepted";
-                set(&mut conditions, "Established", "True", "InitialNamesAccepted", message, now);
+                set(
+                    &mut conditions,
+                    "Established",
+                    "True",
+                    "InitialNamesAccepted",
+                    message,
+                    now,
+                );
             }
         }
     }
     match not_structural(crd) {
-        Some(message) => set(&mut conditions, "NonStructuralSchema", "True", "Violations", &message, now),
+        Some(message) => set(
+            &mut conditions,
+            "NonStructuralSchema",
+            "True",
+            "Violations",
+            &message,
+            now,
+        ),
         None => conditions.retain(|it| it["type"] != "NonStructuralSchema"),
     }
     status["conditions"] = Value::Array(conditions);
@@ -72,10 +110,16 @@ fn accept(crd: &Value, taken: &Taken) -> (Value, Option<(String, String)>) {
     single("plural", "PluralConflict", &taken.resources, &mut conflict);
     single("singular", "SingularConflict", &taken.resources, &mut conflict);
     let own: Vec<&Value> = array(had, "shortNames").collect();
-    let lost = array(wanted, "shortNames").filter(|it| !own.contains(it)).filter_map(Value::as_str);
+    let lost = array(wanted, "shortNames")
+        .filter(|it| !own.contains(it))
+        .filter_map(Value::as_str);
     let lost: Vec<String> = lost.filter(|it| taken.resources.contains(*it)).map(in_use).collect();
     if !lost.is_empty() {
-        let message = if lost.len() == 1 { lost[0].clone() } else { format!("[{}]", lost.join(", ")) };
+        let message = if lost.len() == 1 {
+            lost[0].clone()
+        } else {
+            format!("[{}]", lost.join(", "))
+        };
         conflict = Some(("ShortNamesConflict".to_owned(), message));
     }
     single("kind", "KindConflict", &taken.kinds, &mut conflict);

@@ -108,7 +108,9 @@ fn translate(source: &str) -> String {
                     out.push(next);
                     // `\p{Greek}`, `\x{1F600}`: the braces count nothing.
                     if matches!(next, 'p' | 'P' | 'x') && chars.get(at) == Some(&'{') {
-                        let end = (at..chars.len()).find(|end| chars[*end] == '}').unwrap_or(chars.len() - 1);
+                        let end = (at..chars.len())
+                            .find(|end| chars[*end] == '}')
+                            .unwrap_or(chars.len() - 1);
                         out.extend(&chars[at..=end]);
                         at = end + 1;
                     }
@@ -208,7 +210,11 @@ mod tests {
             (r"^\Qa.b\E$", "a.b", true),
             (r"^\Qa.b\E$", "axb", false),
             (r"^\p{Greek}+$", "\u{3b1}", true),
-            (r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", "a.b-c", true),
+            (
+                r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+                "a.b-c",
+                true,
+            ),
             (r"\bfoo\b", "a foo b", true),
             (r"^\<$", "<", true),
             (r"^(\d+|\*)(/\d+)?(\s+(\d+|\*)(/\d+)?){4}$", "* * * * */5", true),

@@ -28,7 +28,9 @@ pub fn drop_nulls(value: &mut Value, schema: &Structural) {
         Value::Object(fields) => {
             fields.retain(|name, value| {
                 let drop = value.is_null()
-                    && schema.field(name).is_some_and(|schema| !schema.nullable && schema.default.is_none());
+                    && schema
+                        .field(name)
+                        .is_some_and(|schema| !schema.nullable && schema.default.is_none());
                 !drop
             });
             for (name, value) in fields {
@@ -117,8 +119,11 @@ impl Pruner {
     fn typed(&mut self, value: &mut Value, types: &Types, ty: TypeId, path: &str) {
         match (value, types.get(ty)) {
             (Value::Object(fields), Type::Object(object)) => {
-                let unknown: Vec<String> =
-                    fields.keys().filter(|name| !object.fields.contains_key(name.as_str())).cloned().collect();
+                let unknown: Vec<String> = fields
+                    .keys()
+                    .filter(|name| !object.fields.contains_key(name.as_str()))
+                    .cloned()
+                    .collect();
                 for name in unknown {
                     fields.remove(&name);
                     if self.unknown.len() < MAX_NAMED {

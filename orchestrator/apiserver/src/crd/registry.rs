@@ -23,7 +23,6 @@ pub struct Definitions {
     epoch: u64,
 }
 
-
 /// Rows of one definition, and what they were made of.
 #[derive(Debug)]
 struct Built {
@@ -60,7 +59,9 @@ impl Definitions {
         let mut known = HashMap::with_capacity(crds.len());
         let mut statuses = Vec::new();
         for crd in crds {
-            let Some(name) = text(&crd["metadata"], "name") else { continue };
+            let Some(name) = text(&crd["metadata"], "name") else {
+                continue;
+            };
             let group = crd["spec"]["group"].as_str().unwrap_or_default().to_owned();
             let taken = taken.entry(group).or_default();
             let status = names::status(crd, taken, now);
@@ -114,7 +115,11 @@ impl Definitions {
         Built {
             uid: uid.clone(),
             generation: generation.clone(),
-            spec: if generation.is_null() { crd["spec"].clone() } else { Value::Null },
+            spec: if generation.is_null() {
+                crd["spec"].clone()
+            } else {
+                Value::Null
+            },
             accepted: accepted.clone(),
             deleting,
             rows,
@@ -155,7 +160,10 @@ fn taken_by(base: &Registry, crds: &[&Arc<Value>]) -> HashMap<String, Taken> {
     for crd in crds {
         let group = crd["spec"]["group"].as_str().unwrap_or_default();
         if condition(crd, "NamesAccepted").is_some() {
-            taken.entry(group.to_owned()).or_default().take(&crd["status"]["acceptedNames"]);
+            taken
+                .entry(group.to_owned())
+                .or_default()
+                .take(&crd["status"]["acceptedNames"]);
         }
     }
     taken

@@ -17,17 +17,31 @@ use std::sync::Arc;
 pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// Verbs of every custom resource, in the order of discovery.
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const VERBS: [&str; 8] = [
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 /// Rows of a definition that is complete and valid; nothing of what is not.
 pub fn rows(crd: &Value) -> Vec<Arc<Resource>> {
     let spec = &crd["spec"];
-    let storage = array(spec, "versions").find(|it| flag(it, "storage")).and_then(|it| text(it, "name"));
+    let storage = array(spec, "versions")
+        .find(|it| flag(it, "storage"))
+        .and_then(|it| text(it, "name"));
     let Some(storage) = storage else {
         return Vec::new();
     };
     let served = array(spec, "versions").filter(|it| flag(it, "served"));
-    served.filter_map(|version| row(crd, version, &storage)).map(Arc::new).collect()
+    served
+        .filter_map(|version| row(crd, version, &storage))
+        .map(Arc::new)
+        .collect()
 }
 
 fn row(crd: &Value, version: &Value, storage: &Arc<str>) -> Option<Resource> {
@@ -51,7 +65,11 @@ fn row(crd: &Value, version: &Value, storage: &Arc<str>) -> Option<Resource> {
         singular: text(names, "singular").unwrap_or_else(|| "".into()),
         short_names: texts(names, "shortNames"),
         categories: texts(names, "categories"),
-        scope: if spec["scope"] == "Cluster" { Scope::Cluster } else { Scope::Namespaced },
+        scope: if spec["scope"] == "Cluster" {
+            Scope::Cluster
+        } else {
+            Scope::Namespaced
+        },
         verbs: verbs(!crd["metadata"]["deletionTimestamp"].is_null()),
         subresources: subresources(&version["subresources"], &group, &name, names),
         types,
@@ -62,7 +80,7 @@ fn row(crd: &Value, version: &Value, storage: &Arc<str>) -> Option<Resource> {
             relaxed: false,
             ttl_s: None,
         }),
-        selectable: array(version, "selectableFields").filter_map(selectable).collect(),
+        selectable: selectable_of(spec),
         generation: true,
         immutable: Vec::new(),
         hooks: Vec::new(),
@@ -79,7 +97,11 @@ fn row(crd: &Value, version: &Value, storage: &Arc<str>) -> Option<Resource> {
 
 /// While a definition goes, its objects can be changed, so that their finalizers can go, and none can be made.
 fn verbs(deleting: bool) -> Vec<Arc<str>> {
-    VERBS.into_iter().filter(|it| !(deleting && *it == "create")).map(Arc::from).collect()
+    VERBS
+        .into_iter()
+        .filter(|it| !(deleting && *it == "create"))
+        .map(Arc::from)
+        .collect()
 }
 
 fn subresources(declared: &Value, group: &Arc<str>, version: &Arc<str>, names: &Value) -> Vec<Subresource> {
@@ -115,6 +137,18 @@ fn subresources(declared: &Value, group: &Arc<str>, version: &Arc<str>, names: &
     subresources
 }
 
+/// The selectable fields of all versions: these share their objects, and one index serves them all.
+fn selectable_of(spec: &Value) -> Vec<SelectableField> {
+    let mut fields: Vec<SelectableField> = Vec::new();
+    let declared = array(spec, "versions").flat_map(|version| array(version, "selectableFields"));
+    for field in declared.filter_map(selectable) {
+        if !fields.contains(&field) {
+            fields.push(field);
+        }
+    }
+    fields
+}
+
 fn selectable(field: &Value) -> Option<SelectableField> {
     let path: Arc<str> = field["jsonPath"].as_str()?.trim_start_matches('.').into();
     Some(SelectableField {
@@ -135,7 +169,10 @@ fn columns_of(version: &Value) -> Vec<Column> {
             name: text(column, "name")?,
             ty: filled("type"),
             format: filled("format"),
-            priority: column["priority"].as_i64().and_then(|it| i32::try_from(it).ok()).unwrap_or(0),
+            priority: column["priority"]
+                .as_i64()
+                .and_then(|it| i32::try_from(it).ok())
+                .unwrap_or(0),
             description: filled("description"),
             source: text(column, "jsonPath")?,
         })
@@ -151,7 +188,11 @@ fn types_of(schema: &Structural, group: &Arc<str>, version: &Arc<str>, kind: &Ar
         let ty = arena.types.push(Type::Any);
         return (Arc::new(arena.types), ty);
     };
-    root.name = format!("{}.{version}.{kind}", group.split('.').rev().collect::<Vec<_>>().join(".")).into();
+    root.name = format!(
+        "{}.{version}.{kind}",
+        group.split('.').rev().collect::<Vec<_>>().join(".")
+    )
+    .into();
     root.group_version_kinds = vec![fairlead_schema::types::GroupVersionKind {
         group: Arc::clone(group),
         version: Arc::clone(version),

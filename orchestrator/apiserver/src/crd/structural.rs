@@ -155,7 +155,10 @@ impl Structural {
                 Some(one @ Value::Object(_)) => Some(Additional::Schema(Box::new(Self::read(one)))),
                 _ => None,
             },
-            items: schema.get("items").filter(|it| it.is_object()).map(|it| Box::new(Self::read(it))),
+            items: schema
+                .get("items")
+                .filter(|it| it.is_object())
+                .map(|it| Box::new(Self::read(it))),
             preserve_unknown: flag(schema, "x-kubernetes-preserve-unknown-fields"),
             embedded: flag(schema, "x-kubernetes-embedded-resource"),
             int_or_string: flag(schema, "x-kubernetes-int-or-string"),
@@ -235,19 +238,26 @@ impl Checks {
             unique_items: flag(schema, "uniqueItems"),
             max_properties: schema["maxProperties"].as_u64(),
             min_properties: schema["minProperties"].as_u64(),
-            required: array(schema, "required").filter_map(Value::as_str).map(Arc::from).collect(),
+            required: array(schema, "required")
+                .filter_map(Value::as_str)
+                .map(Arc::from)
+                .collect(),
             allowed: array(schema, "enum").cloned().collect(),
             all_of: many("allOf"),
             any_of: many("anyOf"),
             one_of: many("oneOf"),
-            not: schema.get("not").filter(|it| it.is_object()).map(|it| Box::new(Structural::read(it))),
+            not: schema
+                .get("not")
+                .filter(|it| it.is_object())
+                .map(|it| Box::new(Structural::read(it))),
         }
     }
 }
 
 fn properties(schema: &Value) -> BTreeMap<Arc<str>, Structural> {
     let all = schema["properties"].as_object().into_iter().flatten();
-    all.map(|(name, schema)| (name.as_str().into(), Structural::read(schema))).collect()
+    all.map(|(name, schema)| (name.as_str().into(), Structural::read(schema)))
+        .collect()
 }
 
 fn list_kind(schema: &Value) -> ListKind {
@@ -256,7 +266,11 @@ fn list_kind(schema: &Value) -> ListKind {
         Some("map") => {
             let keys = array(schema, "x-kubernetes-list-map-keys").filter_map(Value::as_str);
             let keys: Vec<Arc<str>> = keys.map(Arc::from).collect();
-            if keys.is_empty() { ListKind::Atomic } else { ListKind::Map { keys } }
+            if keys.is_empty() {
+                ListKind::Atomic
+            } else {
+                ListKind::Map { keys }
+            }
         }
         _ => ListKind::Atomic,
     }

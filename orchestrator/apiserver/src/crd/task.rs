@@ -11,7 +11,7 @@ use fairlead_store::{Durability, Expect, Operation, Txn};
 use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::{Mutex, Notify};
 
 /// Where definitions are stored.
@@ -58,14 +58,38 @@ pub async fn load(server: &Arc<ApiServer>) {
 /// Looks after every change until the server stops.
 pub async fn run(server: Arc<ApiServer>) {
     let mut again = false;
+    let mut events = None;
     loop {
+        if events.is_none() {
+            // What happened before is in the next look; that nothing could be watched is a reason for another.
+            events = server.cache.watch(PREFIX, server.cache.revision()).ok();
+            again = true;
+        }
         tokio::select! {
             biased;
             () = server.stopping() => return,
             () = server.crds.changed.notified() => {}
+            open = next(events.as_mut()) => {
+                if !open {
+                    // Fallen behind, or the store is closed, which a hasty reopening would not mend.
+                    events = None;
+                    tokio::select! {
+                        () = server.stopping() => return,
+                        () = tokio::time::sleep(AGAIN) => continue,
+                    }
+                }
+            }
             () = tokio::time::sleep(AGAIN), if again => {}
         }
         again = sync(&server).await;
+    }
+}
+
+/// Completes with the next write of a definition; false: the watch has ended.
+async fn next(events: Option<&mut fairlead_store::Watcher>) -> bool {
+    match events {
+        Some(events) => events.next().await.is_ok(),
+        None => std::future::pending().await,
     }
 }
 
@@ -74,7 +98,9 @@ async fn sync(server: &Arc<ApiServer>) -> bool {
     let statuses = rebuild(server).await;
     let mut again = false;
     for (name, status) in statuses {
-        let Some(stored) = server.get(PREFIX, "", &name) else { continue };
+        let Some(stored) = server.get(PREFIX, "", &name) else {
+            continue;
+        };
         let mut crd = (*stored).clone();
         crd["status"] = status;
         // The write causes the next look, also one that was refused because another writer was faster.
@@ -96,7 +122,13 @@ async fn rebuild(server: &Arc<ApiServer>) -> Vec<(Arc<str>, Value)> {
     let base = base.get_or_insert_with(Registry::builtin);
     let rebuilt = definitions.rebuild(base, &crds, &now);
     if rebuilt.changed {
-        tracing::info!(definitions = crds.len(), epoch = rebuilt.registry.epoch, "the registry changed");
+        tracing::info!(
+            definitions = crds.len(),
+            epoch = rebuilt.registry.epoch,
+            "the registry changed"
+        );
+        // Objects may come as soon as their resource is known, and are indexed when they come.
+        server.indexer.learn(&rebuilt.registry);
         server.registry.store(Arc::new(rebuilt.registry));
     }
     rebuilt.statuses
@@ -106,13 +138,21 @@ async fn rebuild(server: &Arc<ApiServer>) -> Vec<(Arc<str>, Value)> {
 async fn put(server: &Arc<ApiServer>, crd: &Value, subresource: &str) -> Result<Option<Value>, String> {
     let name = crd["metadata"]["name"].as_str().unwrap_or_default();
     let path = format!("{PATH}/{name}{subresource}");
-    let (code, answer) = server.itself().request(Method::PUT, &path, "application/json", Some(crd)).await;
+    let (code, answer) = server
+        .itself()
+        .request(Method::PUT, &path, "application/json", Some(crd))
+        .await;
     match code {
         200..=299 => Ok(Some(answer)),
         404 | 409 => Ok(None),
         _ => {
             let why = answer["message"].as_str().unwrap_or("no reason").to_owned();
-            tracing::error!(name, code, why, "a CustomResourceDefinition was not written; trying again");
+            tracing::error!(
+                name,
+                code,
+                why,
+                "a CustomResourceDefinition was not written; trying again"
+            );
             Err(why)
         }
     }
@@ -144,20 +184,37 @@ impl Executor for Instances<'_> {
     }
 
     async fn delete_objects(&self, crd: &Value) -> Result<usize, String> {
-        let text = |pointer: &str| crd.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |pointer: &str| {
+            crd.pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let (group, plural) = (text("/spec/group"), text("/spec/names/plural"));
         let prefix = fairlead_schema::kinds::storage_prefix(&group, &plural);
-        if self.0.cache.snapshot(&prefix).is_empty() {
+        let snapshot = self.0.cache.snapshot(&prefix);
+        let namespaces: BTreeSet<Arc<str>> = snapshot
+            .entries(None, None)
+            .map(|entry| Arc::clone(&entry.key.namespace))
+            .collect();
+        if namespaces.is_empty() {
             return Ok(0);
         }
         let served = array(&crd["spec"], "versions").find(|it| it["served"] == true);
         match served.and_then(|it| it["name"].as_str()) {
             Some(version) => {
-                let path = format!("/apis/{group}/{version}/{plural}");
                 let door = self.0.itself();
-                let (code, answer) = door.request(Method::DELETE, &path, "application/json", None).await;
-                if code >= 400 {
-                    return Err(answer["message"].as_str().unwrap_or("no reason").to_owned());
+                for namespace in namespaces {
+                    let within = if namespace.is_empty() {
+                        String::new()
+                    } else {
+                        format!("namespaces/{namespace}/")
+                    };
+                    let path = format!("/apis/{group}/{version}/{within}{plural}");
+                    let (code, answer) = door.request(Method::DELETE, &path, "application/json", None).await;
+                    if code >= 400 {
+                        return Err(answer["message"].as_str().unwrap_or("no reason").to_owned());
+                    }
                 }
             }
             // Nobody can reach these objects any more, nor the finalizers that they may have.

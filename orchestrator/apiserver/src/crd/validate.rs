@@ -50,7 +50,9 @@ impl<'a> Items<'a> {
     pub(crate) fn new(list: &ListKind, schema: Option<&Structural>, old: Option<&'a Value>) -> Self {
         let by_key = match (list, old.and_then(Value::as_array)) {
             (ListKind::Map { keys }, Some(items)) => {
-                let keyed = items.iter().filter_map(|item| Some((map_key(item, keys, schema)?, item)));
+                let keyed = items
+                    .iter()
+                    .filter_map(|item| Some((map_key(item, keys, schema)?, item)));
                 let mut by_key = HashMap::new();
                 // Of duplicates the first counts.
                 keyed.for_each(|(key, item)| {
@@ -128,8 +130,10 @@ fn canonical_deep(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("[{}]", items.iter().map(canonical_deep).collect::<Vec<_>>().join(",")),
         Value::Object(fields) => {
-            let mut parts: Vec<_> =
-                fields.iter().map(|(name, value)| format!("{name:?}:{}", canonical_deep(value))).collect();
+            let mut parts: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{name:?}:{}", canonical_deep(value)))
+                .collect();
             parts.sort();
             format!("{{{}}}", parts.join(","))
         }
@@ -294,7 +298,11 @@ impl Validator {
         let length = items.len() as u64;
         if let Some(min) = checks.min_items.filter(|min| length < *min) {
             let value = json!(length);
-            self.push(faults::invalid(path, &value, &format!("{path} in body should have at least {min} items")));
+            self.push(faults::invalid(
+                path,
+                &value,
+                &format!("{path} in body should have at least {min} items"),
+            ));
         }
         if let Some(max) = checks.max_items.filter(|max| length > *max) {
             self.push(faults::too_many(path, items.len(), max));
@@ -302,7 +310,10 @@ impl Validator {
         if checks.unique_items {
             let mut seen = HashSet::new();
             if !items.iter().all(|item| seen.insert(canonical_deep(item))) {
-                self.push(faults::invalid_unshown(path, &format!("{path} in body shouldn't contain duplicates")));
+                self.push(faults::invalid_unshown(
+                    path,
+                    &format!("{path} in body shouldn't contain duplicates"),
+                ));
             }
         }
     }
@@ -355,11 +366,14 @@ impl Validator {
         if !checks.one_of.is_empty() {
             let (passed, best) = self.count(&checks.one_of, path, value, false);
             match passed {
-                0 => self.composite(path, "must validate one and only one schema (oneOf). Found none valid", best),
+                0 => self.composite(
+                    path,
+                    "must validate one and only one schema (oneOf). Found none valid",
+                    best,
+                ),
                 1 => {}
                 many => {
-                    let why =
-                        format!("must validate one and only one schema (oneOf). Found {many} valid alternatives");
+                    let why = format!("must validate one and only one schema (oneOf). Found {many} valid alternatives");
                     self.composite(path, &why, Vec::new());
                 }
             }
@@ -409,7 +423,11 @@ impl Validator {
 
     /// Upstream has no path for these; their text names it.
     fn composite(&mut self, path: &str, why: &str, details: Vec<Fault>) {
-        self.push(faults::invalid("", &json!(""), &format!("{} {why}", faults::quoted(path))));
+        self.push(faults::invalid(
+            "",
+            &json!(""),
+            &format!("{} {why}", faults::quoted(path)),
+        ));
         details.into_iter().for_each(|fault| self.push(fault));
     }
 }

@@ -19,26 +19,180 @@ use serde_json::Value;
 
 /// Functions of the libraries that rules may use, by name. Source: "Available CEL libraries" of the documentation.
 const FUNCTIONS: &[&str] = &[
-    "_!=_", "_%_", "_&&_", "_*_", "_+_", "_-_", "_/_", "_<=_", "_<_", "_==_", "_>=_", "_>_", "_?._", "_?_:_", "_[?_]",
-    "_[_]", "_||_", "!_", "-_", "@in", "@not_strictly_false", "abs", "add", "asApproximateFloat", "asInteger", "bitAnd",
-    "bitNot", "bitOr", "bitShiftLeft", "bitShiftRight", "bitXor", "bool", "bytes", "ceil", "charAt", "cidr", "compareTo",
-    "contains", "containsCIDR", "containsIP", "decode", "distinct", "dns1035Label", "dns1035LabelPrefix", "dns1123Label",
-    "dns1123LabelPrefix", "dns1123Subdomain", "dns1123SubdomainPrefix", "double", "duration", "dyn", "encode", "endsWith",
-    "equivalent", "escapeKey", "family", "find", "findAll", "first", "flatten", "floor", "format", "getDate",
-    "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getEscapedPath", "getFullYear", "getHost", "getHostname", "getHours",
-    "getMilliseconds", "getMinutes", "getMonth", "getPort", "getQuery", "getScheme", "getSeconds", "greatest", "hasValue",
-    "indexOf", "int", "intersects", "ip", "isCIDR", "isCanonical", "isFinite", "isGlobalUnicast", "isGreaterThan", "isIP",
-    "isInf", "isInteger", "isLessThan", "isLinkLocalMulticast", "isLinkLocalUnicast", "isLoopback", "isMulticast", "isNaN",
-    "isQuantity", "isSemver", "isSorted", "isURL", "isUnspecified", "join", "last", "lastIndexOf", "least", "lowerAscii",
-    "major", "masked", "matches", "max", "min", "minor", "named", "none", "of", "ofNonZeroValue", "or", "orValue", "patch",
-    "prefixLength", "quantity", "qualifiedName", "labelValue", "quote", "range", "replace", "reverse", "round", "semver",
-    "sign", "size", "slice", "sort", "split", "sqrt", "startsWith", "string", "sub", "substring", "sum", "timestamp",
-    "trim", "trunc", "type", "uint", "unwrap", "unwrapOpt", "upperAscii", "url", "uri", "uuid", "byte", "date", "datetime",
-    "validate", "value",
+    "_!=_",
+    "_%_",
+    "_&&_",
+    "_*_",
+    "_+_",
+    "_-_",
+    "_/_",
+    "_<=_",
+    "_<_",
+    "_==_",
+    "_>=_",
+    "_>_",
+    "_?._",
+    "_?_:_",
+    "_[?_]",
+    "_[_]",
+    "_||_",
+    "!_",
+    "-_",
+    "@in",
+    "@not_strictly_false",
+    "abs",
+    "add",
+    "asApproximateFloat",
+    "asInteger",
+    "bitAnd",
+    "bitNot",
+    "bitOr",
+    "bitShiftLeft",
+    "bitShiftRight",
+    "bitXor",
+    "bool",
+    "bytes",
+    "ceil",
+    "charAt",
+    "cidr",
+    "compareTo",
+    "contains",
+    "containsCIDR",
+    "containsIP",
+    "decode",
+    "distinct",
+    "dns1035Label",
+    "dns1035LabelPrefix",
+    "dns1123Label",
+    "dns1123LabelPrefix",
+    "dns1123Subdomain",
+    "dns1123SubdomainPrefix",
+    "double",
+    "duration",
+    "dyn",
+    "encode",
+    "endsWith",
+    "equivalent",
+    "escapeKey",
+    "family",
+    "find",
+    "findAll",
+    "first",
+    "flatten",
+    "floor",
+    "format",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getEscapedPath",
+    "getFullYear",
+    "getHost",
+    "getHostname",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getPort",
+    "getQuery",
+    "getScheme",
+    "getSeconds",
+    "greatest",
+    "hasValue",
+    "indexOf",
+    "int",
+    "intersects",
+    "ip",
+    "isCIDR",
+    "isCanonical",
+    "isFinite",
+    "isGlobalUnicast",
+    "isGreaterThan",
+    "isIP",
+    "isInf",
+    "isInteger",
+    "isLessThan",
+    "isLinkLocalMulticast",
+    "isLinkLocalUnicast",
+    "isLoopback",
+    "isMulticast",
+    "isNaN",
+    "isQuantity",
+    "isSemver",
+    "isSorted",
+    "isURL",
+    "isUnspecified",
+    "join",
+    "last",
+    "lastIndexOf",
+    "least",
+    "lowerAscii",
+    "major",
+    "masked",
+    "matches",
+    "max",
+    "min",
+    "minor",
+    "named",
+    "none",
+    "of",
+    "ofNonZeroValue",
+    "or",
+    "orValue",
+    "patch",
+    "prefixLength",
+    "quantity",
+    "qualifiedName",
+    "labelValue",
+    "quote",
+    "range",
+    "replace",
+    "reverse",
+    "round",
+    "semver",
+    "sign",
+    "size",
+    "slice",
+    "sort",
+    "split",
+    "sqrt",
+    "startsWith",
+    "string",
+    "sub",
+    "substring",
+    "sum",
+    "timestamp",
+    "trim",
+    "trunc",
+    "type",
+    "uint",
+    "unwrap",
+    "unwrapOpt",
+    "upperAscii",
+    "url",
+    "uri",
+    "uuid",
+    "byte",
+    "date",
+    "datetime",
+    "validate",
+    "value",
 ];
 
 /// Namespaces of functions, as in `math.greatest(…)`.
-const NAMESPACES: &[&str] = &["base64", "cel", "cidr", "format", "ip", "jsonpatch", "lists", "math", "optional", "sets", "strings"];
+const NAMESPACES: &[&str] = &[
+    "base64",
+    "cel",
+    "cidr",
+    "format",
+    "ip",
+    "jsonpatch",
+    "lists",
+    "math",
+    "optional",
+    "sets",
+    "strings",
+];
 
 /// Appends the faults of all rules below `schema`, which was read as `node`.
 pub(crate) fn rules(schema: &Value, node: &Structural, path: &str, found: &mut Vec<Fault>) {
@@ -60,10 +214,20 @@ fn walk(schema: &Value, node: &Structural, path: &str, list: Option<&str>, found
     if let Some(Additional::Schema(below)) = &node.additional
         && below.has_rules
     {
-        walk(&schema["additionalProperties"], below, &child(path, "additionalProperties"), list, found);
+        walk(
+            &schema["additionalProperties"],
+            below,
+            &child(path, "additionalProperties"),
+            list,
+            found,
+        );
     }
     if let Some(below) = node.items.as_deref().filter(|it| it.has_rules) {
-        let list = if matches!(node.list, ListKind::Map { .. }) { list } else { list.or(Some(path)) };
+        let list = if matches!(node.list, ListKind::Map { .. }) {
+            list
+        } else {
+            list.or(Some(path))
+        };
         walk(&schema["items"], below, &child(path, "items"), list, found);
     }
 }
@@ -72,24 +236,41 @@ fn one(rule: &Value, node: &Structural, path: &str, list: Option<&str>, found: &
     let text = |name: &str| rule[name].as_str().filter(|it| !it.trim().is_empty());
     if let Some(source) = text("rule") {
         match Program::compile(source) {
-            Err(why) => found.push(invalid(&child(path, "rule"), rule, &format!("compilation failed: {why}"))),
+            Err(why) => found.push(invalid(
+                &child(path, "rule"),
+                rule,
+                &format!("compilation failed: {why}"),
+            )),
             Ok(program) => {
                 if let Err(why) = check(&program, node, rule) {
-                    found.push(invalid(&child(path, "rule"), rule, &format!("compilation failed: {why}")));
+                    found.push(invalid(
+                        &child(path, "rule"),
+                        rule,
+                        &format!("compilation failed: {why}"),
+                    ));
                 }
                 let reads_old = reads(&program.root, "oldSelf");
                 if let Some(list) = list.filter(|_| reads_old) {
-                    let why = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
+                    let why =
+                        format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
                     found.push(invalid(&child(path, "rule"), &rule["rule"], &why));
                 }
                 if !rule["optionalOldSelf"].is_null() && !reads_old {
                     let path = child(path, "optionalOldSelf");
-                    found.push(invalid(&path, &rule["optionalOldSelf"], "may not be set if oldSelf is not used in rule"));
+                    found.push(invalid(
+                        &path,
+                        &rule["optionalOldSelf"],
+                        "may not be set if oldSelf is not used in rule",
+                    ));
                 }
                 if matches!(&program.root.expr, Expr::List(_) | Expr::Map(_))
                     || matches!(&program.root.expr, Expr::Literal(it) if !matches!(it, kube_cel::cel::common::ast::LiteralValue::Boolean(_)))
                 {
-                    found.push(invalid(&child(path, "rule"), rule, "cel expression must evaluate to a bool"));
+                    found.push(invalid(
+                        &child(path, "rule"),
+                        rule,
+                        "cel expression must evaluate to a bool",
+                    ));
                 }
             }
         }
@@ -120,7 +301,11 @@ enum Known<'s> {
 type Variables<'v, 's> = Vec<(&'v str, Known<'s>)>;
 
 fn check(program: &Program, node: &Structural, rule: &Value) -> Result<(), String> {
-    let old = if flag(rule, "optionalOldSelf") { Known::Any } else { Known::Schema(node) };
+    let old = if flag(rule, "optionalOldSelf") {
+        Known::Any
+    } else {
+        Known::Schema(node)
+    };
     let mut variables = vec![("self", Known::Schema(node)), ("oldSelf", old)];
     infer(&program.root, &mut variables).map(drop)
 }
@@ -128,7 +313,11 @@ fn check(program: &Program, node: &Structural, rule: &Value) -> Result<(), Strin
 fn infer<'v, 's>(expr: &'v IdedExpr, variables: &mut Variables<'v, 's>) -> Result<Known<'s>, String> {
     match &expr.expr {
         Expr::Ident(name) => {
-            let known = variables.iter().rev().find(|(it, _)| it == name).map(|(_, known)| *known);
+            let known = variables
+                .iter()
+                .rev()
+                .find(|(it, _)| it == name)
+                .map(|(_, known)| *known);
             match known {
                 Some(known) => Ok(known),
                 None if super::eval::type_named(name).is_some() => Ok(Known::Nothing),
@@ -137,7 +326,11 @@ fn infer<'v, 's>(expr: &'v IdedExpr, variables: &mut Variables<'v, 's>) -> Resul
         }
         Expr::Select(select) => {
             if let Some(name) = qualified(expr) {
-                return if name.starts_with("google.protobuf.") { Ok(Known::Nothing) } else { infer_select(select, variables) };
+                return if name.starts_with("google.protobuf.") {
+                    Ok(Known::Nothing)
+                } else {
+                    infer_select(select, variables)
+                };
             }
             infer_select(select, variables)
         }
@@ -222,7 +415,11 @@ fn infer_call<'v, 's>(call: &'v CallExpr, variables: &mut Variables<'v, 's>) -> 
     if !declared.is_empty() && macros::NAMES.contains(&name) {
         let count = declared.len();
         // Of an optional, and of a value that `cel.bind` names, nothing is known here.
-        let of_item = if matches!(name, "bind" | "optMap" | "optFlatMap") { Known::Any } else { item_of(target) };
+        let of_item = if matches!(name, "bind" | "optMap" | "optFlatMap") {
+            Known::Any
+        } else {
+            item_of(target)
+        };
         let last = declared.len() - 1;
         let rest = if name == "bind" {
             infer(&call.args[1], variables)?;

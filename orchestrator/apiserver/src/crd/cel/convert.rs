@@ -41,7 +41,10 @@ pub(super) fn foreign(name: &str, target: Option<Target<'_>>, args: Vec<Foreign>
     // The library is not ours, and a fault of it must end this expression only.
     let called = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut scope = FUNCTIONS.new_inner_scope();
-        let ident = |name: String| IdedExpr { id: 0, expr: Expr::Ident(name) };
+        let ident = |name: String| IdedExpr {
+            id: 0,
+            expr: Expr::Ident(name),
+        };
         let target = target.map(|target| {
             Box::new(ident(match target {
                 Target::Namespace(name) => name.to_owned(),
@@ -62,7 +65,10 @@ pub(super) fn foreign(name: &str, target: Option<Target<'_>>, args: Vec<Foreign>
             target,
             args: names,
         };
-        scope.resolve(&IdedExpr { id: 0, expr: Expr::Call(call) })
+        scope.resolve(&IdedExpr {
+            id: 0,
+            expr: Expr::Call(call),
+        })
     }));
     match called {
         Ok(result) => result.map_err(|error| error_of(&error)),
@@ -109,7 +115,10 @@ pub(super) fn to_foreign(value: &V<'_>) -> Foreign {
         V::Json(Value::Object(fields), schema) => {
             let entries = fields.iter().map(|(name, value)| {
                 let schema = schema.and_then(|it| it.field(name));
-                (ForeignKey::String(Arc::new(name.clone())), to_foreign(&V::json(value, schema)))
+                (
+                    ForeignKey::String(Arc::new(name.clone())),
+                    to_foreign(&V::json(value, schema)),
+                )
             });
             let map: HashMap<ForeignKey, Foreign> = entries.collect();
             Foreign::Map(Map { map: Arc::new(map) })
@@ -127,7 +136,10 @@ pub(super) fn to_foreign(value: &V<'_>) -> Foreign {
 fn foreign_key(key: &Key) -> ForeignKey {
     match key {
         Key::Bool(it) => ForeignKey::Bool(*it),
-        Key::Int(it) => i64::try_from(*it).map_or(ForeignKey::Uint(u64::try_from(*it).unwrap_or_default()), ForeignKey::Int),
+        Key::Int(it) => i64::try_from(*it).map_or(
+            ForeignKey::Uint(u64::try_from(*it).unwrap_or_default()),
+            ForeignKey::Int,
+        ),
         Key::Text(text) => ForeignKey::String(Arc::new(text.clone())),
     }
 }
@@ -144,7 +156,10 @@ pub(super) fn from_foreign<'a>(value: Foreign) -> V<'a> {
         Foreign::Bytes(bytes) => V::Bytes(bytes.as_slice().into()),
         Foreign::List(items) => V::List(Rc::new(items.iter().cloned().map(from_foreign).collect())),
         Foreign::Map(map) => {
-            let entries = map.map.iter().map(|(key, value)| (own_key(key), from_foreign(value.clone())));
+            let entries = map
+                .map
+                .iter()
+                .map(|(key, value)| (own_key(key), from_foreign(value.clone())));
             V::Map(Rc::new(entries.collect::<BTreeMap<_, _>>()))
         }
         Foreign::Opaque(ref opaque) => match opaque.downcast_ref::<OptionalValue>() {

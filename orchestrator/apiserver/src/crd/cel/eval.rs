@@ -86,7 +86,10 @@ impl<'a> Scope<'_, 'a> {
                     scope = parent;
                 }
                 Scope::Root(variables) => {
-                    return variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| Ok(value.clone()));
+                    return variables
+                        .iter()
+                        .find(|(name, _)| *name == wanted)
+                        .map(|(_, value)| Ok(value.clone()));
                 }
             }
         }
@@ -189,7 +192,11 @@ impl Evaluator<'_> {
                 Some(inner) => inner.field(field)?,
                 None => None,
             };
-            return Ok(if test { V::Bool(value.is_some()) } else { V::Optional(value.map(Rc::new)) });
+            return Ok(if test {
+                V::Bool(value.is_some())
+            } else {
+                V::Optional(value.map(Rc::new))
+            });
         }
         let value = operand.field(field)?;
         if test {
@@ -324,7 +331,9 @@ impl Evaluator<'_> {
         }
         if let Expr::Call(call) = &expr.expr {
             match (call.func_name.as_str(), call.args.as_slice()) {
-                (operators::CONDITIONAL, [condition, then, otherwise]) if !super::program::reads(condition, accu_var) => {
+                (operators::CONDITIONAL, [condition, then, otherwise])
+                    if !super::program::reads(condition, accu_var) =>
+                {
                     self.charge(1)?;
                     return match self.eval(condition, scope)? {
                         V::Bool(true) => self.step(then, accu_var, accu, scope),
@@ -335,7 +344,9 @@ impl Evaluator<'_> {
                 (operators::ADD, [left, right]) if is_accu(left) && matches!(right.expr, Expr::List(_)) => {
                     if let Ok(V::List(mut list)) = accu {
                         let more = self.eval(right, scope)?;
-                        let V::List(more) = more else { return Err(Error::no_overload()) };
+                        let V::List(more) = more else {
+                            return Err(Error::no_overload());
+                        };
                         // The only holder: nothing is copied.
                         Rc::make_mut(&mut list).extend(more.iter().cloned());
                         return Ok(V::List(list));
@@ -367,7 +378,18 @@ fn literal_value(literal: &LiteralValue) -> V<'_> {
 
 /// Types are values too: `type(x) == string`.
 pub(super) fn type_named(name: &str) -> Option<&'static str> {
-    const NAMES: [&str; 11] =
-        ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint", "optional_type"];
+    const NAMES: [&str; 11] = [
+        "bool",
+        "bytes",
+        "double",
+        "int",
+        "list",
+        "map",
+        "null_type",
+        "string",
+        "type",
+        "uint",
+        "optional_type",
+    ];
     NAMES.into_iter().find(|it| *it == name)
 }

@@ -26,7 +26,11 @@ pub(super) fn call<'a>(evaluator: &Evaluator<'_>, call: &'a CallExpr, scope: &Sc
         Some(target) if namespace.is_none() => Some(evaluator.eval(target, scope)?),
         _ => None,
     };
-    let args = call.args.iter().map(|arg| evaluator.eval(arg, scope)).collect::<Result<Vec<_>>>()?;
+    let args = call
+        .args
+        .iter()
+        .map(|arg| evaluator.eval(arg, scope))
+        .collect::<Result<Vec<_>>>()?;
     if let Some(value) = native(evaluator, name, namespace, target.as_ref(), &args) {
         return value;
     }
@@ -49,14 +53,18 @@ fn charge(evaluator: &Evaluator<'_>, name: &str, target: Option<&V<'_>>, args: &
     let sum = all().map(V::weight).fold(10, u64::saturating_add);
     let product = || all().map(V::weight).fold(1, u64::saturating_mul);
     let extra = match name {
-        "contains" | "intersects" | "equivalent" | "replace" | "format" | "join" | "indexOf" | "lastIndexOf" => product(),
+        "contains" | "intersects" | "equivalent" | "replace" | "format" | "join" | "indexOf" | "lastIndexOf" => {
+            product()
+        }
         "distinct" | "sort" | "isSorted" | "flatten" | "min" | "max" => sum.saturating_mul(sum),
         "find" | "findAll" | "matches" => REGEX_COST,
         "range" => match args {
             [V::Int(count)] => u64::try_from(*count).unwrap_or(0),
             _ => 0,
         },
-        "split" => all().map(|it| it.len().unwrap_or(0) as u64).fold(0, u64::saturating_add),
+        "split" => all()
+            .map(|it| it.len().unwrap_or(0) as u64)
+            .fold(0, u64::saturating_add),
         _ => 0,
     };
     evaluator.charge(sum.saturating_add(extra))?;
@@ -68,7 +76,10 @@ fn charge(evaluator: &Evaluator<'_>, name: &str, target: Option<&V<'_>>, args: &
 
 /// `%.1000000f` makes a megabyte of one number.
 fn wide_precision(format: &str) -> bool {
-    format.split("%.").skip(1).any(|rest| rest.bytes().take_while(u8::is_ascii_digit).count() > 2)
+    format
+        .split("%.")
+        .skip(1)
+        .any(|rest| rest.bytes().take_while(u8::is_ascii_digit).count() > 2)
 }
 
 fn native<'a>(
@@ -99,28 +110,31 @@ fn native<'a>(
             search(evaluator, name, value.as_str()?, part.as_str()?)
         }
         ("matches", Some(value), [pattern]) | ("matches", None, [value, pattern]) => {
-            with_regex(evaluator, value.as_str()?, pattern.as_str()?, |regex, text| V::Bool(regex.is_match(text)))
-        }
-        ("find", Some(value), [pattern]) => {
             with_regex(evaluator, value.as_str()?, pattern.as_str()?, |regex, text| {
-                V::made(regex.find(text).map_or("", |it| it.as_str()))
+                V::Bool(regex.is_match(text))
             })
         }
+        ("find", Some(value), [pattern]) => with_regex(evaluator, value.as_str()?, pattern.as_str()?, |regex, text| {
+            V::made(regex.find(text).map_or("", |it| it.as_str()))
+        }),
         ("findAll", Some(value), [pattern]) => find_all(evaluator, value.as_str()?, pattern.as_str()?, usize::MAX),
         ("findAll", Some(value), [pattern, V::Int(limit)]) => {
             let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
             find_all(evaluator, value.as_str()?, pattern.as_str()?, limit)
         }
         ("hasValue", Some(V::Optional(inner)), []) => Ok(V::Bool(inner.is_some())),
-        ("value", Some(V::Optional(inner)), []) => {
-            inner.as_ref().map(|it| (**it).clone()).ok_or_else(|| Error::new("optional.none() dereference"))
-        }
+        ("value", Some(V::Optional(inner)), []) => inner
+            .as_ref()
+            .map(|it| (**it).clone())
+            .ok_or_else(|| Error::new("optional.none() dereference")),
         ("orValue", Some(V::Optional(inner)), [other]) => {
             Ok(inner.as_ref().map_or_else(|| other.clone(), |it| (**it).clone()))
         }
-        ("or", Some(V::Optional(inner)), [other @ V::Optional(_)]) => {
-            Ok(if inner.is_some() { V::Optional(inner.clone()) } else { other.clone() })
-        }
+        ("or", Some(V::Optional(inner)), [other @ V::Optional(_)]) => Ok(if inner.is_some() {
+            V::Optional(inner.clone())
+        } else {
+            other.clone()
+        }),
         _ => return None,
     })
 }
@@ -180,7 +194,10 @@ fn with_regex<'a>(
         None => {
             evaluator.charge(REGEX_COST)?;
             let compiled = Rc::new(pattern::compile_small(source));
-            evaluator.regexes.borrow_mut().insert(source.to_owned(), Rc::clone(&compiled));
+            evaluator
+                .regexes
+                .borrow_mut()
+                .insert(source.to_owned(), Rc::clone(&compiled));
             compiled
         }
     };
@@ -201,7 +218,9 @@ fn to_bool<'a>(value: &V<'a>) -> Result<V<'a>> {
         (V::Bool(_), _) => Ok(value.clone()),
         (_, Some("true" | "True" | "TRUE" | "t" | "T" | "1")) => Ok(V::Bool(true)),
         (_, Some("false" | "False" | "FALSE" | "f" | "F" | "0")) => Ok(V::Bool(false)),
-        (_, Some(text)) => Err(Error::new(format!("type conversion error from 'string' to 'bool': {text}"))),
+        (_, Some(text)) => Err(Error::new(format!(
+            "type conversion error from 'string' to 'bool': {text}"
+        ))),
         _ => Err(Error::no_overload()),
     }
 }

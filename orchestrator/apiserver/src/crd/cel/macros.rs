@@ -10,8 +10,18 @@ use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr};
 use std::{cmp::Ordering, collections::BTreeMap, rc::Rc};
 
 /// The names of these macros, for the check of what a rule refers to.
-pub(super) const NAMES: [&str; 10] =
-    ["all", "bind", "exists", "existsOne", "exists_one", "optFlatMap", "optMap", "sortBy", "transformList", "transformMap"];
+pub(super) const NAMES: [&str; 10] = [
+    "all",
+    "bind",
+    "exists",
+    "existsOne",
+    "exists_one",
+    "optFlatMap",
+    "optMap",
+    "sortBy",
+    "transformList",
+    "transformMap",
+];
 
 /// The variables that a macro call declares for its later arguments.
 pub(super) fn declared(call: &CallExpr) -> Vec<&str> {
@@ -20,7 +30,11 @@ pub(super) fn declared(call: &CallExpr) -> Vec<&str> {
         ("all" | "exists" | "existsOne" | "exists_one" | "transformList" | "transformMap", 3 | 4) => 2,
         _ => 0,
     };
-    if call.target.is_none() { Vec::new() } else { call.args.iter().take(names).filter_map(ident).collect() }
+    if call.target.is_none() {
+        Vec::new()
+    } else {
+        call.args.iter().take(names).filter_map(ident).collect()
+    }
 }
 
 fn ident(expr: &IdedExpr) -> Option<&str> {
@@ -31,7 +45,11 @@ fn ident(expr: &IdedExpr) -> Option<&str> {
 }
 
 /// The value of a macro; `None`: the call is none.
-pub(super) fn expand<'a>(evaluator: &Evaluator<'_>, call: &'a CallExpr, scope: &Scope<'_, 'a>) -> Option<Result<V<'a>>> {
+pub(super) fn expand<'a>(
+    evaluator: &Evaluator<'_>,
+    call: &'a CallExpr,
+    scope: &Scope<'_, 'a>,
+) -> Option<Result<V<'a>>> {
     let target = call.target.as_deref()?;
     let (name, args) = (call.func_name.as_str(), call.args.as_slice());
     Some(match (name, args) {
@@ -54,12 +72,24 @@ pub(super) fn expand<'a>(evaluator: &Evaluator<'_>, call: &'a CallExpr, scope: &
         ("all" | "exists" | "existsOne" | "exists_one", [first, second, body]) => {
             quantify(evaluator, name, target, (ident(first)?, ident(second)?), body, scope)
         }
-        ("transformList" | "transformMap", [first, second, body]) => {
-            transform(evaluator, name, target, (ident(first)?, ident(second)?), None, body, scope)
-        }
-        ("transformList" | "transformMap", [first, second, filter, body]) => {
-            transform(evaluator, name, target, (ident(first)?, ident(second)?), Some(filter), body, scope)
-        }
+        ("transformList" | "transformMap", [first, second, body]) => transform(
+            evaluator,
+            name,
+            target,
+            (ident(first)?, ident(second)?),
+            None,
+            body,
+            scope,
+        ),
+        ("transformList" | "transformMap", [first, second, filter, body]) => transform(
+            evaluator,
+            name,
+            target,
+            (ident(first)?, ident(second)?),
+            Some(filter),
+            body,
+            scope,
+        ),
         _ => return None,
     })
 }
@@ -118,10 +148,16 @@ fn sort_by<'a>(
 fn pairs<'a>(evaluator: &Evaluator<'_>, target: &'a IdedExpr, scope: &Scope<'_, 'a>) -> Result<Vec<(V<'a>, V<'a>)>> {
     let target = evaluator.eval(target, scope)?;
     let pairs: Vec<_> = match target.items() {
-        Some(items) => items.into_iter().enumerate().map(|(at, item)| (V::Int(at as i64), item)).collect(),
+        Some(items) => items
+            .into_iter()
+            .enumerate()
+            .map(|(at, item)| (V::Int(at as i64), item))
+            .collect(),
         None => {
             let keys = target.keys().ok_or_else(Error::no_overload)?;
-            let values = keys.into_iter().filter_map(|key| Some((key.clone(), target.index(&key).ok()??)));
+            let values = keys
+                .into_iter()
+                .filter_map(|key| Some((key.clone(), target.index(&key).ok()??)));
             values.collect()
         }
     };
@@ -192,5 +228,9 @@ fn transform<'a>(
             _ => list.push(value),
         }
     }
-    Ok(if name == "transformMap" { V::Map(Rc::new(map)) } else { V::List(Rc::new(list)) })
+    Ok(if name == "transformMap" {
+        V::Map(Rc::new(map))
+    } else {
+        V::List(Rc::new(list))
+    })
 }

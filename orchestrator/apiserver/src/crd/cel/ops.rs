@@ -89,7 +89,10 @@ fn add<'a>(evaluator: &Evaluator<'_>, a: &V<'a>, b: &V<'a>) -> Result<V<'a>> {
         Some((ListKind::Set, _)) => {
             evaluator.charge((x.len() as u64).saturating_mul(y.len() as u64))?;
             for item in y {
-                let known = x.iter().map(|it| equal(evaluator, it, &item)).collect::<Result<Vec<_>>>()?;
+                let known = x
+                    .iter()
+                    .map(|it| equal(evaluator, it, &item))
+                    .collect::<Result<Vec<_>>>()?;
                 if !known.contains(&true) {
                     x.push(item);
                 }
@@ -135,7 +138,13 @@ fn plain_field<'a>(value: &V<'a>, name: &str) -> Option<V<'a>> {
 }
 
 fn arithmetic<'a>(evaluator: &Evaluator<'_>, operator: &str, a: &V<'a>, b: &V<'a>) -> Result<V<'a>> {
-    let zero = || Error::new(if operator == operators::MODULO { "modulus by zero" } else { "division by zero" });
+    let zero = || {
+        Error::new(if operator == operators::MODULO {
+            "modulus by zero"
+        } else {
+            "division by zero"
+        })
+    };
     match (a, b) {
         (V::Int(x), V::Int(y)) => {
             let value = match operator {

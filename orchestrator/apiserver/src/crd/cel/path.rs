@@ -8,7 +8,10 @@ pub fn resolve<'s>(path: &str, schema: &'s Value) -> Option<(String, &'s Value)>
     let mut node = schema;
     for (name, bracketed) in steps(path)? {
         let below = node["properties"].get(&name);
-        let below = below.or_else(|| node.get("additionalProperties").filter(|it| it.is_object() && bracketed))?;
+        let below = below.or_else(|| {
+            node.get("additionalProperties")
+                .filter(|it| it.is_object() && bracketed)
+        })?;
         if bracketed {
             out.push_str(&format!("[{name}]"));
         } else {
@@ -45,7 +48,9 @@ fn steps(path: &str) -> Option<Vec<(String, bool)>> {
             let name = &after[..end];
             let sound = !name.is_empty()
                 && !name.starts_with(|c: char| c.is_ascii_digit())
-                && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '$' | '/'));
+                && name
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '$' | '/'));
             if !sound {
                 return None;
             }

@@ -36,18 +36,23 @@ impl Program {
         }
         let source = source.to_owned();
         // The parser is not ours: it may recurse deeply, and a fault of it must end this expression only.
-        let parser = std::thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK).spawn(move || {
-            let parser = Parser::new().enable_optional_syntax(true);
-            let root = parser.parse(&source).map_err(|errors| {
-                let errors: Vec<String> = errors.errors.iter().map(|it| it.msg.trim().to_owned()).collect();
-                format!("Syntax error: {}", errors.join("; "))
-            })?;
-            match fault(&root, MAX_DEPTH) {
-                Some(why) => Err(why.to_owned()),
-                None => Ok(root),
-            }
-        });
-        let parsed = parser.map_err(|error| format!("no thread for the parser: {error}"))?.join();
+        let parser = std::thread::Builder::new()
+            .name("cel".to_owned())
+            .stack_size(PARSER_STACK)
+            .spawn(move || {
+                let parser = Parser::new().enable_optional_syntax(true);
+                let root = parser.parse(&source).map_err(|errors| {
+                    let errors: Vec<String> = errors.errors.iter().map(|it| it.msg.trim().to_owned()).collect();
+                    format!("Syntax error: {}", errors.join("; "))
+                })?;
+                match fault(&root, MAX_DEPTH) {
+                    Some(why) => Err(why.to_owned()),
+                    None => Ok(root),
+                }
+            });
+        let parsed = parser
+            .map_err(|error| format!("no thread for the parser: {error}"))?
+            .join();
         let root = parsed.unwrap_or_else(|_| Err("Syntax error: the parser cannot read it".to_owned()))?;
         let mut regexes = HashMap::new();
         collect(&root, &mut regexes);
@@ -56,7 +61,9 @@ impl Program {
 
     /// A regular expression of the source, compiled.
     pub(super) fn regex(&self, source: &str) -> Option<&Result<Regex, String>> {
-        self.regexes.get(source).map(|it| it.get_or_init(|| pattern::compile(source)))
+        self.regexes
+            .get(source)
+            .map(|it| it.get_or_init(|| pattern::compile(source)))
     }
 }
 
@@ -92,8 +99,16 @@ pub(super) fn children(expr: &IdedExpr) -> Vec<&IdedExpr> {
         Expr::Unspecified | Expr::Literal(_) | Expr::Ident(_) => Vec::new(),
         Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
         Expr::List(list) => list.elements.iter().collect(),
-        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
-        Expr::Struct(one) => one.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
+        Expr::Map(map) => map
+            .entries
+            .iter()
+            .flat_map(|entry| entry_children(&entry.expr))
+            .collect(),
+        Expr::Struct(one) => one
+            .entries
+            .iter()
+            .flat_map(|entry| entry_children(&entry.expr))
+            .collect(),
         Expr::Select(select) => vec![&select.operand],
         Expr::Comprehension(it) => {
             vec![&it.iter_range, &it.accu_init, &it.loop_cond, &it.loop_step, &it.result]

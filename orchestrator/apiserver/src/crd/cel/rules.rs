@@ -79,7 +79,9 @@ impl Rule {
 
     fn compiled_message(&self) -> Option<&Program> {
         let source = self.message_expression.as_deref()?;
-        self.compiled_message.get_or_init(|| Program::compile(source).ok()).as_ref()
+        self.compiled_message
+            .get_or_init(|| Program::compile(source).ok())
+            .as_ref()
     }
 
     /// How faults name the rule.
@@ -157,7 +159,8 @@ impl Runner {
             let compiled = match rule.compiled() {
                 Ok(compiled) => compiled,
                 Err(why) => {
-                    self.faults.push(faults::invalid(path, &ty, &format!("rule compile error: {why}")));
+                    self.faults
+                        .push(faults::invalid(path, &ty, &format!("rule compile error: {why}")));
                     continue;
                 }
             };

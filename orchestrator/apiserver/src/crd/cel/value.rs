@@ -41,7 +41,12 @@ pub(super) fn unescape(name: &str) -> String {
     if !name.contains("__") {
         return name.to_owned();
     }
-    const WORDS: [(&str, &str); 4] = [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")];
+    const WORDS: [(&str, &str); 4] = [
+        ("__underscores__", "__"),
+        ("__dot__", "."),
+        ("__dash__", "-"),
+        ("__slash__", "/"),
+    ];
     if let Some(word) = name.strip_prefix("__").and_then(|it| it.strip_suffix("__"))
         && RESERVED.contains(&word)
     {
@@ -65,8 +70,27 @@ pub(super) fn unescape(name: &str) -> String {
 }
 
 const RESERVED: [&str; 21] = [
-    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
-    "loop", "package", "namespace", "return", "var", "void", "while",
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 impl<'a> V<'a> {
@@ -89,7 +113,9 @@ impl<'a> V<'a> {
     }
 
     fn text(text: &'a str, schema: Option<&'a Structural>) -> Self {
-        let format = schema.filter(|it| !it.int_or_string).and_then(|it| it.checks.format.as_deref());
+        let format = schema
+            .filter(|it| !it.int_or_string)
+            .and_then(|it| it.checks.format.as_deref());
         let made = match format {
             Some("date-time" | "datetime") => super::convert::call("timestamp", text),
             Some("date") => super::convert::call("timestamp", &format!("{text}T00:00:00Z")),
@@ -223,7 +249,9 @@ impl<'a> V<'a> {
             Self::List(items) => Ok(position()?.and_then(|at| items.get(at)).cloned()),
             Self::Json(Value::Array(items), schema) => {
                 let schema = schema.and_then(|it| it.items.as_deref());
-                Ok(position()?.and_then(|at| items.get(at)).map(|item| Self::json(item, schema)))
+                Ok(position()?
+                    .and_then(|at| items.get(at))
+                    .map(|item| Self::json(item, schema)))
             }
             Self::Map(map) => {
                 let key = Key::of(at).ok_or_else(Error::no_overload)?;
@@ -252,7 +280,11 @@ impl<'a> V<'a> {
 fn whole_float<'a>(number: f64, schema: Option<&Structural>) -> V<'a> {
     // `1.0` of an integer field is the integer; the cast is exact in this range.
     let integer = schema.is_some_and(|it| it.ty == Some(SchemaType::Integer) || it.int_or_string);
-    if integer && number.fract() == 0.0 && number.abs() < 9e15 { V::Int(number as i64) } else { V::Double(number) }
+    if integer && number.fract() == 0.0 && number.abs() < 9e15 {
+        V::Int(number as i64)
+    } else {
+        V::Double(number)
+    }
 }
 
 fn json_weight(value: &Value) -> u64 {

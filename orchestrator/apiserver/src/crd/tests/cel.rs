@@ -5,6 +5,7 @@ use fairlead_schema::CustomSchema as _;
 use serde_json::{Value, json};
 use std::time::Instant;
 
+#[allow(clippy::needless_pass_by_value, reason = "cases are written where they are used")]
 /// What is wrong with `{ "v": value }` by one rule on `v`; empty: it holds.
 fn judge(schema: Value, rule: Value, value: Value) -> Vec<String> {
     let mut schema = schema;
@@ -83,7 +84,13 @@ fn expressions_mean_what_they_mean_upstream() {
     for rule in all {
         assert!(holds(anything(), rule, value.clone()), "{rule}");
     }
-    for rule in ["self.a == 2", "self.c.all(x, x > 1)", "'a' in self.c", "self.a == '1'", "self.b > 'u'"] {
+    for rule in [
+        "self.a == 2",
+        "self.c.all(x, x > 1)",
+        "'a' in self.c",
+        "self.a == '1'",
+        "self.b > 'u'",
+    ] {
         assert!(!holds(anything(), rule, value.clone()), "{rule}");
     }
 }
@@ -91,15 +98,27 @@ fn expressions_mean_what_they_mean_upstream() {
 #[test]
 fn errors_are_told() {
     let message = |rule: &str| judge(anything(), json!({ "rule": rule }), json!({ "a": 1, "b": "x" })).join("; ");
-    assert_eq!(message("self.z == 1"), r#"Invalid value: "object": no such key: z evaluating rule: self.z == 1"#);
-    assert_eq!(message("1 / (self.a - 1) == 1"), r#"Invalid value: "object": division by zero evaluating rule: 1 / (self.a - 1) == 1"#);
+    assert_eq!(
+        message("self.z == 1"),
+        r#"Invalid value: "object": no such key: z evaluating rule: self.z == 1"#
+    );
+    assert_eq!(
+        message("1 / (self.a - 1) == 1"),
+        r#"Invalid value: "object": division by zero evaluating rule: 1 / (self.a - 1) == 1"#
+    );
     assert_eq!(
         message("self.a + self.b == 1"),
         r#"Invalid value: "object": 'no such overload': call arguments did not match a supported operator, function or macro signature for rule: self.a + self.b == 1"#
     );
-    assert_eq!(message("[1][5] == 1"), r#"Invalid value: "object": index out of bounds: 5 evaluating rule: [1][5] == 1"#);
+    assert_eq!(
+        message("[1][5] == 1"),
+        r#"Invalid value: "object": index out of bounds: 5 evaluating rule: [1][5] == 1"#
+    );
     assert_eq!(message("self.a == 2"), "Invalid value: failed rule: self.a == 2");
-    assert_eq!(message("9223372036854775807 + 1 == 0"), r#"Invalid value: "object": integer overflow evaluating rule: 9223372036854775807 + 1 == 0"#);
+    assert_eq!(
+        message("9223372036854775807 + 1 == 0"),
+        r#"Invalid value: "object": integer overflow evaluating rule: 9223372036854775807 + 1 == 0"#
+    );
 }
 
 #[test]
@@ -146,7 +165,10 @@ fn authors_are_told_of_rules_that_cannot_run() {
             },
             "x-kubernetes-validations": [rule],
         } } });
-        check::schema(&schema, "s", false).into_iter().map(|it| format!("{}: {}", it.field, it.message)).collect()
+        check::schema(&schema, "s", false)
+            .into_iter()
+            .map(|it| format!("{}: {}", it.field, it.message))
+            .collect()
     };
     for sound in [
         "self.a > 1",
@@ -175,7 +197,10 @@ fn authors_are_told_of_rules_that_cannot_run() {
     ] {
         let found = found(json!({ "rule": broken }));
         assert!(found.len() == 1 && found[0].contains(want), "{broken}: {found:?}");
-        assert!(found[0].starts_with("s.properties[spec].x-kubernetes-validations[0].rule: Invalid value: {"), "{found:?}");
+        assert!(
+            found[0].starts_with("s.properties[spec].x-kubernetes-validations[0].rule: Invalid value: {"),
+            "{found:?}"
+        );
     }
     assert_eq!(
         found(json!({ "rule": "true", "fieldPath": ".nope" })),
@@ -183,13 +208,19 @@ fn authors_are_told_of_rules_that_cannot_run() {
     );
     assert_eq!(
         found(json!({ "rule": "true\n&& true" })),
-        ["s.properties[spec].x-kubernetes-validations[0].message: Required value: message must be specified if rule contains line breaks"]
+        [
+            "s.properties[spec].x-kubernetes-validations[0].message: Required value: message must be specified if rule contains line breaks"
+        ]
     );
     // Items of such a list have no old selves.
     let schema = json!({ "type": "object", "properties": { "list": { "type": "array", "items": {
         "type": "string", "x-kubernetes-validations": [{ "rule": "self == oldSelf" }],
     } } } });
-    assert!(check::schema(&schema, "s", false)[0].message.contains("oldSelf cannot be used on the uncorrelatable portion"));
+    assert!(
+        check::schema(&schema, "s", false)[0]
+            .message
+            .contains("oldSelf cannot be used on the uncorrelatable portion")
+    );
 }
 
 #[test]
@@ -208,7 +239,10 @@ fn optional_old_selves() {
     assert!(judge(None, json!({ "v": 1 })).is_empty());
     assert_eq!(judge(None, json!({ "v": 2 })), ["Invalid value: 2: begins with one"]);
     assert!(judge(Some(json!({ "v": 2 })), json!({ "v": 3 })).is_empty());
-    assert_eq!(judge(Some(json!({ "v": 3 })), json!({ "v": 2 })), ["Invalid value: 2: grows"]);
+    assert_eq!(
+        judge(Some(json!({ "v": 3 })), json!({ "v": 2 })),
+        ["Invalid value: 2: grows"]
+    );
 }
 
 #[test]
@@ -253,7 +287,18 @@ fn hostile_sources_are_refused() {
     ] {
         assert!(Program::compile(&source).is_err(), "{source:.20}");
     }
-    for source in ["", "\0", "'", "\"\\", "\u{feff}", "a.b.(c)", "{1:2", "has(1)", "[].all(1, 2)", "x.map(y)"] {
+    for source in [
+        "",
+        "\0",
+        "'",
+        "\"\\",
+        "\u{feff}",
+        "a.b.(c)",
+        "{1:2",
+        "has(1)",
+        "[].all(1, 2)",
+        "x.map(y)",
+    ] {
         // Whatever it is, it is no panic.
         let _ = Program::compile(source);
     }

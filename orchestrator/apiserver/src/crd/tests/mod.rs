@@ -28,5 +28,8 @@ fn schema(name: &str) -> Schema {
 
 /// Faults, one in a line, as clients see them.
 fn lines(faults: &[fairlead_schema::Fault]) -> Vec<String> {
-    faults.iter().map(|it| format!("{}: {}", it.field, it.message)).collect()
+    faults
+        .iter()
+        .map(|it| format!("{}: {}", it.field, it.message))
+        .collect()
 }

@@ -39,7 +39,13 @@ fn unknown_fields_are_dropped_and_named() {
     let unknown = schema.prune(&mut object);
     assert_eq!(
         unknown,
-        ["extra", "metadata.unknown", "spec.env[0].bar", "spec.foo", "spec.template.metadata.nope"]
+        [
+            "extra",
+            "metadata.unknown",
+            "spec.env[0].bar",
+            "spec.foo",
+            "spec.template.metadata.nope"
+        ]
     );
     let spec = &object["spec"];
     assert!(spec.get("foo").is_none() && spec["env"][0].get("bar").is_none());
@@ -68,7 +74,10 @@ fn defaults_go_where_something_is() {
     // A default that is an object gets the defaults below it; what is absent without a default stays absent.
     let mut object = json!({ "spec": { "issuerRef": { "name": "x" } } });
     schema("certificates").default(&mut object);
-    assert_eq!(object["spec"]["privateKey"], json!({ "algorithm": "RSA", "size": 2048, "rotationPolicy": "Always" }));
+    assert_eq!(
+        object["spec"]["privateKey"],
+        json!({ "algorithm": "RSA", "size": 2048, "rotationPolicy": "Always" })
+    );
     assert_eq!(object["spec"]["issuerRef"]["kind"], "Issuer");
     assert!(object["spec"].get("keystores").is_none());
 }
@@ -120,7 +129,10 @@ fn faults_are_worded_as_upstream_words_them() {
             json!({ "env": [{ "name": "A" }, { "name": "A" }] }),
             vec![r#"spec.env[1]: Duplicate value: {"name":"A"}"#],
         ),
-        (json!({ "hosts": ["a", "a"] }), vec![r#"spec.hosts[1]: Duplicate value: "a""#]),
+        (
+            json!({ "hosts": ["a", "a"] }),
+            vec![r#"spec.hosts[1]: Duplicate value: "a""#],
+        ),
         (json!({ "port": 80 }), vec![]),
         (json!({ "port": "http" }), vec![]),
         (
@@ -154,7 +166,10 @@ fn faults_are_worded_as_upstream_words_them() {
     }
     let mut long = crontab(json!({}));
     long["metadata"]["name"] = json!("x".repeat(41));
-    assert_eq!(judge(&schema, None, long), ["<nil>: Invalid value: the name is too long"]);
+    assert_eq!(
+        judge(&schema, None, long),
+        ["<nil>: Invalid value: the name is too long"]
+    );
 }
 
 #[test]
@@ -167,10 +182,16 @@ fn junctors_say_which_schema_was_missed() {
         r#"<nil>: Invalid value: "": "spec.keystores.jks" must validate one and only one schema (oneOf). Found none valid"#
     );
     assert_eq!(none[1], "spec.keystores.jks.password: Required value");
-    let both = judge(&schema, None, with(json!({ "create": true, "password": "p", "passwordSecretRef": { "name": "n" } })));
+    let both = judge(
+        &schema,
+        None,
+        with(json!({ "create": true, "password": "p", "passwordSecretRef": { "name": "n" } })),
+    );
     assert_eq!(
         both,
-        [r#"<nil>: Invalid value: "": "spec.keystores.jks" must validate one and only one schema (oneOf). Found 2 valid alternatives"#]
+        [
+            r#"<nil>: Invalid value: "": "spec.keystores.jks" must validate one and only one schema (oneOf). Found 2 valid alternatives"#
+        ]
     );
     assert!(judge(&schema, None, with(json!({ "create": true, "password": "p" }))).is_empty());
 }
@@ -188,18 +209,43 @@ fn rules_of_a_large_definition() {
     let container = |limits: Value| json!([{ "http": { "podTemplate": { "spec": { "containers": [{ "name": "a", "resources": { "limits": limits } }] } } } }]);
     let cases = [
         (json!({ "dnsNames": ["*.example.com", "example.com"] }), None),
-        (json!({ "dnsNames": ["*.*.example.com"] }), Some("spec.dnsNames[0]: Invalid value: \"*.*.example.com\": *.*.example.com has a wildcard that is not its first label")),
+        (
+            json!({ "dnsNames": ["*.*.example.com"] }),
+            Some(
+                "spec.dnsNames[0]: Invalid value: \"*.*.example.com\": *.*.example.com has a wildcard that is not its first label",
+            ),
+        ),
         (json!({ "ipAddresses": ["10.0.0.1", "::1"] }), None),
-        (json!({ "ipAddresses": ["10.0.0"] }), Some("spec.ipAddresses[0]: Invalid value: \"10.0.0\": no IP address")),
+        (
+            json!({ "ipAddresses": ["10.0.0"] }),
+            Some("spec.ipAddresses[0]: Invalid value: \"10.0.0\": no IP address"),
+        ),
         (json!({ "renewBefore": "24h" }), None),
-        (json!({ "renewBefore": "9000h" }), Some("spec: Invalid value: renewBefore must be shorter than duration")),
+        (
+            json!({ "renewBefore": "9000h" }),
+            Some("spec: Invalid value: renewBefore must be shorter than duration"),
+        ),
         (json!({ "notAfter": "2030-01-01T00:00:00Z" }), None),
-        (json!({ "notAfter": "2010-01-01T00:00:00Z" }), Some("spec: Invalid value: notAfter is long ago")),
+        (
+            json!({ "notAfter": "2010-01-01T00:00:00Z" }),
+            Some("spec: Invalid value: notAfter is long ago"),
+        ),
         (json!({ "privateKey": { "size": 4096 } }), None),
-        (json!({ "privateKey": { "size": 1024 } }), Some("spec.privateKey.size: Invalid value: RSA keys have 2048, 4096 or 8192 bits")),
+        (
+            json!({ "privateKey": { "size": 1024 } }),
+            Some("spec.privateKey.size: Invalid value: RSA keys have 2048, 4096 or 8192 bits"),
+        ),
         (json!({ "privateKey": { "size": 1024, "algorithm": "ECDSA" } }), None),
-        (json!({ "solvers": container(json!({ "cpu": "100m", "memory": 5 })) }), None),
-        (json!({ "solvers": container(json!({ "cpu": "1.2.3" })) }), Some("spec.solvers[0].http.podTemplate.spec.containers[0].resources.limits[cpu]: Invalid value: \"1.2.3\": no quantity")),
+        (
+            json!({ "solvers": container(json!({ "cpu": "100m", "memory": 5 })) }),
+            None,
+        ),
+        (
+            json!({ "solvers": container(json!({ "cpu": "1.2.3" })) }),
+            Some(
+                "spec.solvers[0].http.podTemplate.spec.containers[0].resources.limits[cpu]: Invalid value: \"1.2.3\": no quantity",
+            ),
+        ),
     ];
     for (more, want) in cases {
         let found = judge(&schema, None, spec(more.clone()));
@@ -221,7 +267,10 @@ fn transition_rules_see_the_old_object() {
         schema.default(&mut old);
         judge(&schema, Some(&old), crontab(spec))
     };
-    assert!(judge(&schema, None, old.clone()).is_empty(), "nothing is immutable when it is made");
+    assert!(
+        judge(&schema, None, old.clone()).is_empty(),
+        "nothing is immutable when it is made"
+    );
     assert_eq!(
         update(json!({ "immutable": "y" })),
         ["spec.immutable: Forbidden: Value is immutable"]
@@ -246,7 +295,10 @@ fn what_does_not_change_need_not_be_valid() {
     assert!(judge(&schema, Some(&old), new.clone()).is_empty());
     new["spec"]["labels"]["y"] = json!("d");
     let found = judge(&schema, Some(&old), new);
-    assert_eq!(found[0], r#"spec.labels.y: Unsupported value: "d": supported values: "a", "b""#);
+    assert_eq!(
+        found[0],
+        r#"spec.labels.y: Unsupported value: "d": supported values: "a", "b""#
+    );
     // Rules are held to the same: this one judges what did not change.
     let mut old = crontab(json!({ "replicas": 5, "maxReplicas": 4 }));
     schema.default(&mut old);
@@ -254,5 +306,8 @@ fn what_does_not_change_need_not_be_valid() {
     new["metadata"]["labels"] = json!({ "a": "b" });
     assert!(judge(&schema, Some(&old), new.clone()).is_empty());
     new["spec"]["image"] = json!("other");
-    assert_eq!(judge(&schema, Some(&old), new), ["spec: Invalid value: replicas is 5, at most 4"]);
+    assert_eq!(
+        judge(&schema, Some(&old), new),
+        ["spec: Invalid value: replicas is 5, at most 4"]
+    );
 }

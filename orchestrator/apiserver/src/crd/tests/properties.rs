@@ -30,16 +30,30 @@ fn value() -> impl Strategy<Value = Value> {
 
 fn rule() -> impl Strategy<Value = Value> {
     let sources = [
-        "self.a == 1", "has(self.a)", "self.size() > 0", "self.all(x, x != 'a')", "self == oldSelf", "self.b.exists(x, x == self.c)",
-        "self.spec.?a.orValue(1) == 1", "string(self) == ''", "self.map(x, x).size() < 3", "(", "self.metadata.name != ''",
+        "self.a == 1",
+        "has(self.a)",
+        "self.size() > 0",
+        "self.all(x, x != 'a')",
+        "self == oldSelf",
+        "self.b.exists(x, x == self.c)",
+        "self.spec.?a.orValue(1) == 1",
+        "string(self) == ''",
+        "self.map(x, x).size() < 3",
+        "(",
+        "self.metadata.name != ''",
     ];
-    prop::sample::select(sources.to_vec()).prop_map(|source| json!({ "rule": source, "messageExpression": "'no ' + self.a" }))
+    prop::sample::select(sources.to_vec())
+        .prop_map(|source| json!({ "rule": source, "messageExpression": "'no ' + self.a" }))
 }
 
 /// A node of a schema: mostly sound, now and then nonsense.
 fn schema() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
-        (prop::sample::select(vec!["string", "integer", "number", "boolean"]), value()).prop_map(|(ty, default)| json!({ "type": ty, "default": default })),
+        (
+            prop::sample::select(vec!["string", "integer", "number", "boolean"]),
+            value()
+        )
+            .prop_map(|(ty, default)| json!({ "type": ty, "default": default })),
         prop::sample::select(vec![
             json!({ "type": "string", "pattern": "^a", "maxLength": 3 }),
             json!({ "type": "string", "format": "duration", "minLength": 1 }),
