@@ -73,7 +73,7 @@ pub(crate) struct ApiserverArgs {
     )]
     pub(crate) cluster_domain: String,
 
-    /// Issuer of service account tokens [default: https://kubernetes.default.svc.DOMAIN].
+    /// Issuer of service account tokens [default: kubernetes.default.svc.DOMAIN, with https].
     #[arg(long, value_name = "URL", help_heading = "Cluster")]
     pub(crate) service_account_issuer: Option<String>,
 
@@ -180,6 +180,7 @@ impl ApiserverArgs {
             max_reads: self.max_requests_inflight,
             max_writes: self.max_mutating_requests_inflight,
             request_timeout: Duration::from_secs(self.request_timeout),
+            ..fairlead_apiserver::Settings::default()
         })
     }
 }

@@ -42,6 +42,8 @@ pub struct Settings {
     pub max_writes: usize,
     /// Time for any request but watches and streams.
     pub request_timeout: Duration,
+    /// How much of the past watches and pages of lists can reach.
+    pub history: fairlead_store::Limits,
 }
 
 impl Default for Settings {
@@ -54,6 +56,7 @@ impl Default for Settings {
             max_reads: 400,
             max_writes: 200,
             request_timeout: Duration::from_secs(60),
+            history: fairlead_store::Limits::default(),
         }
     }
 }

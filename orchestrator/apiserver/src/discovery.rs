@@ -94,7 +94,23 @@ pub(crate) fn answer<B>(server: &ApiServer, request: &Request<B>, info: &Request
             }
             Ok(response)
         }
-        ["openapi", "v2"] => Ok(document(request, &server.openapi.v2(&registry, &server.crds.schemas()))),
+        ["openapi", "v2"] => {
+            let schemas = server.crds.schemas();
+            if !wants_gnostic(request.headers()) {
+                return Ok(document(request, &server.openapi.v2(&registry, &schemas)));
+            }
+            let found = server.openapi.v2_protobuf(&registry, &schemas);
+            let mut response = with_etag(
+                request.headers(),
+                GNOSTIC_ANSWER,
+                found.body.clone().into(),
+                &found.hash,
+            );
+            response
+                .headers_mut()
+                .insert(header::VARY, HeaderValue::from_static("Accept"));
+            Ok(response)
+        }
         _ => Err(Status::no_such_path()),
     }
 }
@@ -109,6 +125,24 @@ fn document<B>(request: &Request<B>, document: &Document) -> Response<Body> {
 }
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// How clients ask for version 2 as protobuf, and how it is called in the answer, where `@` must not stand.
+const GNOSTIC: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const GNOSTIC_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// Whether the first form that the client names and this server has is protobuf.
+fn wants_gnostic(headers: &HeaderMap) -> bool {
+    let offers = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut types = offers
+        .flat_map(|value| value.split(','))
+        .map(|offer| offer.split(';').next().unwrap_or_default().trim());
+    types
+        .find(|it| [GNOSTIC, GNOSTIC_ANSWER, "application/json", "application/*", "*/*"].contains(it))
+        .is_some_and(|it| it == GNOSTIC || it == GNOSTIC_ANSWER)
+}
 
 fn json_answer(value: &Value) -> Response<Body> {
     body::json(StatusCode::OK, value)

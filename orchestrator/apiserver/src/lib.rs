@@ -25,7 +25,6 @@ pub mod objects;
 pub mod open;
 pub mod patch;
 pub mod pki;
-pub mod rejection;
 pub mod request_info;
 pub mod selectors;
 pub mod service;

@@ -4,13 +4,19 @@ use crate::{
     core::ApiServer,
     service::{Api, PeerCertificate},
 };
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
     service::TowerToHyperService,
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io::{self, Cursor},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
+    io::AsyncReadExt as _,
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -21,6 +27,8 @@ use tower::ServiceExt as _;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time for answers that are being given when the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// What a client of h2 begins with. Source: RFC 9113 §3.4.
+const PREFACE_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 /// Pause after the system had no socket for us: it will not have one at once.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -54,7 +62,7 @@ pub async fn serve(server: Arc<ApiServer>, listener: TcpListener, tls: TlsAccept
 async fn connection(server: Arc<ApiServer>, socket: TcpStream, tls: TlsAcceptor) {
     // Small answers must not wait for more to come.
     let _ = socket.set_nodelay(true);
-    let stream = match tokio::time::timeout(PATIENCE, tls.accept(socket)).await {
+    let mut stream = match tokio::time::timeout(PATIENCE, tls.accept(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
@@ -70,24 +78,41 @@ async fn connection(server: Arc<ApiServer>, socket: TcpStream, tls: TlsAcceptor)
         }
         request
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let service = TowerToHyperService::new(api);
+    // Spoken is what was agreed on: hyper's guess at it would wait for the first bytes for ever.
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        return drive(&server, connection, |it| it.graceful_shutdown()).await;
+    }
+    // hyper waits for the preface for ever too.
+    let mut preface = [0; PREFACE_BYTES];
+    if !matches!(tokio::time::timeout(PATIENCE, stream.read_exact(&mut preface)).await, Ok(Ok(_))) {
+        return;
+    }
+    let (read, write) = tokio::io::split(stream);
+    let stream = tokio::io::join(Cursor::new(preface).chain(read), write);
+    let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(30))
         .max_concurrent_streams(1000);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(api));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    drive(&server, connection, |it| it.graceful_shutdown()).await;
+}
+
+/// Serves a connection to its end; when the server stops, to the end of what is being answered.
+async fn drive<C>(server: &ApiServer, connection: C, shut_down: impl FnOnce(Pin<&mut C>))
+where
+    C: Future<Output = hyper::Result<()>>,
+{
     let mut connection = std::pin::pin!(connection);
-    let mut stopping = std::pin::pin!(server.stopping());
-    let mut asked = false;
-    let ended = loop {
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            () = stopping.as_mut(), if !asked => {
-                asked = true;
-                connection.as_mut().graceful_shutdown();
-            }
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = server.stopping() => {
+            shut_down(connection.as_mut());
+            connection.await
         }
     };
     if let Err(error) = ended {

@@ -8,7 +8,7 @@ use prometheus_client::{
 use std::{sync::Arc, time::Duration};
 
 /// Labels of a finished request.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+#[derive(Clone, Debug, Default, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
     /// As authorization sees it.
     pub verb: String,
@@ -51,6 +51,7 @@ pub struct Metrics {
     rejected: Family<KindLabels, Counter>,
     inflight: Family<KindLabels, Gauge>,
     watches: Arc<Gauge>,
+    faults: Counter,
 }
 
 fn histogram() -> Histogram {
@@ -88,8 +89,15 @@ impl Default for Metrics {
         );
         let watches: Gauge = Gauge::default();
         registry.register("apiserver_longrunning_requests", "Open watches", watches.clone());
+        let faults = Counter::default();
+        registry.register(
+            "apiserver_request_faults",
+            "Requests that failed by a fault of this server; its log names it",
+            faults.clone(),
+        );
         Self {
             registry,
+            faults,
             requests,
             durations,
             rejected,
@@ -101,21 +109,31 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts a finished request.
-    pub fn finished(&self, labels: RequestLabels, took: Duration) {
+    pub fn finished(&self, labels: &RequestLabels, took: Duration) {
         if labels.verb != "watch" && labels.verb != "connect" {
-            let labels = DurationLabels {
+            let labels = &DurationLabels {
                 verb: labels.verb.clone(),
                 group: labels.group.clone(),
                 resource: labels.resource.clone(),
             };
-            self.durations.get_or_create(&labels).observe(took.as_secs_f64());
+            self.durations.get_or_create(labels).observe(took.as_secs_f64());
         }
-        self.requests.get_or_create(&labels).inc();
+        self.requests.get_or_create(labels).inc();
     }
 
     /// Counts a request that was turned away.
     pub fn rejected(&self, request_kind: &'static str) {
         self.rejected.get_or_create(&KindLabels { request_kind }).inc();
+    }
+
+    /// Counts a request that failed by a fault of ours.
+    pub fn fault(&self) {
+        self.faults.inc();
+    }
+
+    /// Requests that failed by a fault of ours so far. Always 0, one hopes.
+    pub fn faults(&self) -> u64 {
+        self.faults.get()
     }
 
     /// Notes a request that is being answered.

@@ -8,22 +8,22 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// Finalizer of a deletion in the foreground: dependents go first.
-pub const FOREGROUND: &str = "foregroundDeletion";
+pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer of a deletion that leaves dependents alone.
-pub const ORPHAN: &str = "orphan";
+pub(crate) const ORPHAN: &str = "orphan";
 
 /// `metadata.NAME` as text; empty where absent.
-pub fn meta<'a>(object: &'a Value, name: &str) -> &'a str {
+pub(crate) fn meta<'a>(object: &'a Value, name: &str) -> &'a str {
     object["metadata"][name].as_str().unwrap_or_default()
 }
 
 /// `metadata`, made where absent or of the wrong type.
-pub fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
+pub(crate) fn meta_mut(object: &mut Value) -> &mut Map<String, Value> {
     child_mut(object, "metadata")
 }
 
 /// A field that holds an object, made where absent or of the wrong type.
-pub fn child_mut<'a>(object: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
+pub(crate) fn child_mut<'a>(object: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
     if !object.is_object() {
         *object = json!({});
     }
@@ -38,7 +38,7 @@ pub fn child_mut<'a>(object: &'a mut Value, name: &str) -> &'a mut Map<String, V
 }
 
 /// Sets `metadata.NAME`, or removes it.
-pub fn set_meta(object: &mut Value, name: &str, value: Option<Value>) {
+pub(crate) fn set_meta(object: &mut Value, name: &str, value: Option<Value>) {
     let meta = meta_mut(object);
     match value {
         Some(value) => meta.insert(name.to_owned(), value),
@@ -47,13 +47,13 @@ pub fn set_meta(object: &mut Value, name: &str, value: Option<Value>) {
 }
 
 /// `metadata.finalizers`.
-pub fn finalizers(object: &Value) -> Vec<&str> {
+pub(crate) fn finalizers(object: &Value) -> Vec<&str> {
     let all = object["metadata"]["finalizers"].as_array().into_iter().flatten();
     all.filter_map(Value::as_str).collect()
 }
 
 /// Adds a finalizer and removes others.
-pub fn set_finalizer(object: &mut Value, add: Option<&str>, remove: &[&str]) {
+pub(crate) fn set_finalizer(object: &mut Value, add: Option<&str>, remove: &[&str]) {
     let mut all: Vec<Value> = finalizers(object)
         .into_iter()
         .filter(|it| !remove.contains(it))
@@ -68,12 +68,12 @@ pub fn set_finalizer(object: &mut Value, add: Option<&str>, remove: &[&str]) {
 }
 
 /// Whether it is being deleted.
-pub fn is_terminating(object: &Value) -> bool {
+pub(crate) fn is_terminating(object: &Value) -> bool {
     !object["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// A time as the API writes it: RFC 3339, whole seconds, `Z`.
-pub fn time(at: Timestamp) -> String {
+pub(crate) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
@@ -81,7 +81,7 @@ pub fn time(at: Timestamp) -> String {
 ///
 /// # Errors
 /// 405 for what is not stored.
-pub fn key(resource: &Resource, namespace: &str, name: &str) -> Result<Key> {
+pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Result<Key> {
     let storage = resource.storage.as_ref();
     let storage = storage.ok_or_else(|| Status::method_not_allowed(resource, "storing"))?;
     Ok(Key {
@@ -95,12 +95,12 @@ pub fn key(resource: &Resource, namespace: &str, name: &str) -> Result<Key> {
 }
 
 /// The value at a path as `spec.replicas`.
-pub fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+pub(crate) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(object, |value, step| value.get(step))
 }
 
 /// Sets the value at a path as `spec.replicas`, making objects on the way.
-pub fn set_at(object: &mut Value, path: &str, value: Value) {
+pub(crate) fn set_at(object: &mut Value, path: &str, value: Value) {
     match path.split_once('.') {
         Some((head, rest)) => {
             child_mut(object, head);
@@ -116,7 +116,7 @@ pub fn set_at(object: &mut Value, path: &str, value: Value) {
 }
 
 /// Everything but metadata and status: what `metadata.generation` counts changes of.
-pub fn same_spec(a: &Value, b: &Value) -> bool {
+pub(crate) fn same_spec(a: &Value, b: &Value) -> bool {
     let rest = |object: &Value| -> Vec<(String, Value)> {
         let fields = object.as_object().into_iter().flatten();
         let fields = fields.filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
@@ -126,6 +126,6 @@ pub fn same_spec(a: &Value, b: &Value) -> bool {
 }
 
 /// `metadata` alone, as `meta/v1 PartialObjectMetadata`.
-pub fn partial(object: &Value, api_version: &str) -> Value {
+pub(crate) fn partial(object: &Value, api_version: &str) -> Value {
     json!({ "kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": object["metadata"] })
 }

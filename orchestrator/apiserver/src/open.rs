@@ -4,9 +4,10 @@ use crate::{
     admission,
     authn::{Authenticator, User, keys::KeyRing},
     authz::{
-        Chain,
+        Chain, aggregate,
         node::{self, NodeAuthorizer},
         rbac::{self, Rbac},
+        rule::PolicyRule,
     },
     bootstrap, convert,
     core::{ApiServer, Settings, StoredObjects},
@@ -17,13 +18,14 @@ use crate::{
     metrics::Metrics,
     objects::Objects,
     pki::{Authority, Identity, Profile, tls},
-    service::Limits,
+    service::{ITSELF, Limits},
     stream::KubeletTls,
 };
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use fairlead_schema::{Registry, Types, openapi::OpenApi};
-use fairlead_store::{Backend, Cache};
+use fairlead_store::{Backend, Cache, StoreError, WatchEnd};
+use http::Method;
 use jiff::Timestamp;
 use std::{
     net::IpAddr,
@@ -143,7 +145,7 @@ impl ApiServer {
     pub async fn open(backend: Arc<dyn Backend>, settings: Settings, start: &Start, pki: &Pki) -> Result<Arc<Self>> {
         let registry = Registry::builtin();
         let indexer = Arc::new(FieldIndexer::new(&registry));
-        let cache = Cache::open(backend, Arc::clone(&indexer) as _)
+        let cache = Cache::open_with(backend, Arc::clone(&indexer) as _, settings.history)
             .await
             .context("reading the store")?;
         let keys = KeyRing::open(&start.data_dir.join("pki/service-accounts"), &settings.issuer)?;
@@ -188,6 +190,7 @@ impl ApiServer {
         server.ready.store(true, Ordering::Release);
         tokio::spawn(crd::task::run(Arc::clone(&server)));
         tokio::spawn(expire(Arc::clone(&server)));
+        tokio::spawn(aggregate(Arc::clone(&server)));
         Ok(server)
     }
 
@@ -195,7 +198,7 @@ impl ApiServer {
     pub fn itself(self: &Arc<Self>) -> Inside {
         Inside::new(
             Arc::clone(self),
-            User::authenticated("system:apiserver", ["system:masters"]),
+            User::authenticated(ITSELF, ["system:masters"]),
         )
     }
 
@@ -229,6 +232,39 @@ pub async fn renew(server: Arc<ApiServer>, pki: Arc<Pki>) {
                     tracing::error!(error = format!("{error:#}"), "the serving certificate could not be renewed");
                 }
             }
+        }
+    }
+}
+
+/// Keeps aggregated ClusterRoles in step with those that they gather, until the server stops.
+async fn aggregate(server: Arc<ApiServer>) {
+    loop {
+        let revision = server.cache.revision();
+        let roles = server.list(rbac::CLUSTER_ROLES, None);
+        for (name, rules) in aggregate::updates(roles.iter().map(|it| &**it)) {
+            let path = format!("/apis/{}/v1/clusterroles/{name}", rbac::GROUP);
+            let rules: Vec<_> = rules.iter().map(PolicyRule::write).collect();
+            let patch = serde_json::json!({ "rules": rules });
+            let itself = server.itself();
+            let patched = itself
+                .request(Method::PATCH, &path, "application/merge-patch+json", Some(&patch))
+                .await;
+            if patched.0 >= 400 {
+                tracing::warn!(
+                    role = name,
+                    code = patched.0,
+                    "an aggregated role could not be brought up to date"
+                );
+            }
+        }
+        let mut changes = match server.cache.watch(rbac::CLUSTER_ROLES, revision) {
+            Ok(changes) => changes,
+            Err(StoreError::Compacted { .. }) => continue,
+            Err(_) => return,
+        };
+        tokio::select! {
+            () = server.stopping() => return,
+            change = changes.next() => if matches!(change, Err(WatchEnd::Closed)) { return },
         }
     }
 }

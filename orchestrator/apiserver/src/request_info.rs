@@ -1,5 +1,6 @@
 //! [`RequestInfo`]: what a path and a method ask for. Rules: the API's path conventions (`/api/v1`, `/apis/G/V`).
 
+use crate::selectors;
 use http::Method;
 use std::borrow::Cow;
 
@@ -83,9 +84,8 @@ impl RequestInfo {
         if info.name.is_empty() {
             match info.verb.as_str() {
                 "get" => {
-                    let watch = parameters(query).any(|(name, value)| {
-                        name == "watch" && !matches!(value.to_ascii_lowercase().as_str(), "false" | "0")
-                    });
+                    let watch = parameter(query, "watch")
+                        .is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"));
                     info.verb = if watch { "watch" } else { "list" }.to_owned();
                     info.name = name_of_selector(query).unwrap_or_default();
                 }
@@ -99,12 +99,17 @@ impl RequestInfo {
 
 /// The name in `fieldSelector=metadata.name=NAME`, when the selector demands exactly one name.
 fn name_of_selector(query: &str) -> Option<String> {
-    let (_, selector) = parameters(query).find(|(name, _)| name == "fieldSelector")?;
-    let name = selector.split(',').find_map(|term| {
-        let value = term.strip_prefix("metadata.name")?;
-        value.strip_prefix("==").or_else(|| value.strip_prefix('='))
-    })?;
-    (!name.is_empty() && !name.contains(['/', '%']) && name != "." && name != "..").then(|| name.to_owned())
+    let selector = parameter(query, "fieldSelector")?;
+    let terms = selectors::field_terms(&selector).ok()?;
+    let name = terms.into_iter().find(|it| it.field == "metadata.name" && it.equal)?.value;
+    (!name.is_empty() && !name.contains(['/', '%']) && name != "." && name != "..").then_some(name)
+}
+
+/// A parameter of a query, decoded. Of several the first counts, as upstream: whoever reads a query must read the same.
+pub fn parameter<'a>(query: &'a str, wanted: &str) -> Option<Cow<'a, str>> {
+    parameters(query)
+        .find(|(name, _)| name == wanted)
+        .map(|(_, value)| value)
 }
 
 /// Parameters of a query, decoded, in order.
@@ -123,9 +128,9 @@ fn decode(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(method: Method, url: &str) -> RequestInfo {
+    fn parse(method: &Method, url: &str) -> RequestInfo {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
-        RequestInfo::parse(&method, path, query)
+        RequestInfo::parse(method, path, query)
     }
 
     #[test]
@@ -175,7 +180,7 @@ mod tests {
             ),
         ];
         for (method, url, expected) in table {
-            let it = parse(method, url);
+            let it = parse(&method, url);
             let seen = format!(
                 "{} {}/{} '{}' {}/{}/{}",
                 it.verb, it.group, it.version, it.namespace, it.resource, it.name, it.subresource
@@ -193,10 +198,10 @@ mod tests {
             "/healthz",
             "/openapi/v3/api/v1",
         ] {
-            assert!(!parse(Method::GET, url).is_resource, "{url}");
+            assert!(!parse(&Method::GET, url).is_resource, "{url}");
         }
         assert_eq!(
-            parse(Method::GET, "/api/v1/namespaces/a/services/s/proxy/x/y").rest,
+            parse(&Method::GET, "/api/v1/namespaces/a/services/s/proxy/x/y").rest,
             ["x", "y"]
         );
     }

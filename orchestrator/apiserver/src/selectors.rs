@@ -251,6 +251,34 @@ fn check_word(word: &str) -> std::result::Result<(), &'static str> {
     Ok(())
 }
 
+/// One term of a field selector, as written: the same for authorization, which comes first, and for the selection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RawTerm<'a> {
+    pub(crate) field: &'a str,
+    pub(crate) equal: bool,
+    pub(crate) value: String,
+}
+
+/// The terms of a field selector, empty ones left out.
+///
+/// # Errors
+/// The term that is none.
+pub(crate) fn field_terms(text: &str) -> std::result::Result<Vec<RawTerm<'_>>, &str> {
+    let terms = split_escaped(text).filter(|term| !term.is_empty()).map(|term| {
+        let signs = ["!=", "==", "="];
+        let signs = signs.into_iter().filter_map(|sign| Some((term.find(sign)?, sign)));
+        let (at, sign) = signs
+            .min_by_key(|(at, sign)| (*at, usize::MAX - sign.len()))
+            .ok_or(term)?;
+        Ok(RawTerm {
+            field: term[..at].trim(),
+            equal: sign != "!=",
+            value: unescape(&term[at + sign.len()..]),
+        })
+    });
+    terms.collect()
+}
+
 impl FieldSelector {
     /// Reads a selector for objects of this resource.
     ///
@@ -258,18 +286,15 @@ impl FieldSelector {
     /// 400 that names the field or the term.
     pub fn parse(text: &str, resource: &Resource) -> Result<Self> {
         let mut terms = Vec::new();
-        for term in split_escaped(text) {
-            if term.is_empty() {
-                continue;
-            }
-            let sign = ["!=", "==", "="]
-                .into_iter()
-                .filter_map(|sign| Some((term.find(sign)?, sign)));
-            let Some((at, sign)) = sign.min_by_key(|(at, sign)| (*at, usize::MAX - sign.len())) else {
-                let message = format!("invalid selector: {text:?}; can't understand {term:?}");
-                return Err(Status::bad_request(message));
-            };
-            let (name, value) = (term[..at].trim(), unescape(&term[at + sign.len()..]));
+        let raw = field_terms(text).map_err(|term| {
+            Status::bad_request(format!("invalid selector: {text:?}; can't understand {term:?}"))
+        })?;
+        for RawTerm {
+            field: name,
+            equal,
+            value,
+        } in raw
+        {
             let field = match name {
                 "metadata.name" => Place::Name,
                 "metadata.namespace" => Place::Namespace,
@@ -284,11 +309,7 @@ impl FieldSelector {
                     })?)
                 }
             };
-            terms.push(FieldTerm {
-                field,
-                equal: sign != "!=",
-                value,
-            });
+            terms.push(FieldTerm { field, equal, value });
         }
         Ok(Self(terms))
     }
@@ -296,12 +317,6 @@ impl FieldSelector {
     /// Whether it lets everything through.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// The one name that it demands, if it does.
-    pub fn exact_name(&self) -> Option<&str> {
-        let term = self.0.iter().find(|term| term.field == Place::Name && term.equal)?;
-        Some(&term.value)
     }
 
     /// Whether a stored object satisfies it.

@@ -11,7 +11,8 @@ use crate::{
     health,
     http::{Accept, Body, body, body::BoxError, negotiate::takes_gzip},
     metrics::RequestLabels,
-    request_info::{RequestInfo, parameters},
+    request_info::{RequestInfo, parameter},
+    selectors::field_terms,
     status::{Result, Status},
 };
 use bytes::Bytes;
@@ -35,6 +36,9 @@ pub struct PeerCertificate(pub Arc<[u8]>);
 /// Who asks, known without credentials: an extension of requests made inside this process.
 #[derive(Clone, Debug)]
 pub struct TrustedUser(pub User);
+
+/// The server as a user of itself.
+pub(crate) const ITSELF: &str = "system:apiserver";
 
 /// Requests at one time.
 #[derive(Debug)]
@@ -79,8 +83,10 @@ where
         let server = Arc::clone(&self.0);
         Box::pin(async move {
             // A fault of ours in one request must not take the connection, and its other requests, with it.
-            let answer = futures::FutureExt::catch_unwind(AssertUnwindSafe(answer(server, request)));
+            let answer = answer(Arc::clone(&server), request);
+            let answer = futures::FutureExt::catch_unwind(AssertUnwindSafe(answer));
             Ok(answer.await.unwrap_or_else(|panic| {
+                server.metrics.fault();
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text
                     .or_else(|| panic.downcast_ref::<&str>().copied())
@@ -101,14 +107,7 @@ where
     let gzip = takes_gzip(request.headers());
     let query = request.uri().query().unwrap_or_default().to_owned();
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
-    let mut labels = RequestLabels {
-        verb: info.verb.clone(),
-        group: info.group.clone(),
-        version: info.version.clone(),
-        resource: info.resource.clone(),
-        subresource: info.subresource.clone(),
-        code: 0,
-    };
+    let mut labels = labels(&server, &info);
     let mut warnings = Vec::new();
     let response = route(&server, request, info, query, &mut warnings).await;
     let mut response = response.unwrap_or_else(|status| status.response());
@@ -118,26 +117,32 @@ where
         }
     }
     labels.code = response.status().as_u16();
-    if labels.code == 404 && !known(&server, &labels) {
-        // Names that a client makes up must not become series.
-        labels.group = String::new();
-        labels.version = String::new();
-        labels.resource = String::new();
-        labels.subresource = String::new();
-    }
     let headers = response.headers_mut();
     let fresh = HeaderValue::from_static("no-cache, private");
     headers.entry(header::CACHE_CONTROL).or_insert(fresh);
-    server.metrics.finished(labels, started.elapsed());
+    server.metrics.finished(&labels, started.elapsed());
     if gzip { body::compress(response).await } else { response }
 }
 
-fn known(server: &ApiServer, labels: &RequestLabels) -> bool {
-    server
-        .registry
-        .load()
-        .resource(&labels.group, &labels.version, &labels.resource)
-        .is_some()
+/// Names that a client makes up, known or not to it, must not become series: those have a row, or are left empty.
+fn labels(server: &ApiServer, info: &RequestInfo) -> RequestLabels {
+    const VERBS: [&str; 10] = [
+        "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "post", "put",
+    ];
+    let verb = if VERBS.contains(&info.verb.as_str()) { &*info.verb } else { "other" };
+    let mut labels = RequestLabels {
+        verb: verb.to_owned(),
+        ..RequestLabels::default()
+    };
+    if let Some(resource) = server.resource(&info.group, &info.version, &info.resource) {
+        labels.group.clone_from(&info.group);
+        labels.version.clone_from(&info.version);
+        labels.resource.clone_from(&info.resource);
+        if resource.subresource(&info.subresource).is_some() {
+            labels.subresource.clone_from(&info.subresource);
+        }
+    }
+    labels
 }
 
 /// `299 - "text"`. Source: RFC 7234 §5.5; what no header may hold is replaced.
@@ -165,7 +170,7 @@ where
     let long = info.verb == "watch" || (info.is_resource && streams);
     let writes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let kind = if writes { "mutating" } else { "readOnly" };
-    let _place = if long || info.path.ends_with("z") {
+    let _place = if long || health::is_health(&info.path) || is_itself(&request) {
         None
     } else {
         let place = server.limits.enter(writes);
@@ -194,7 +199,7 @@ where
     };
     let decision = server.authorizer.authorize(&attributes);
     if !decision.allowed() {
-        return Err(authz::forbidden(&attributes, &decision.reason).into());
+        return Err(authz::forbidden(&attributes, &decision.reason));
     }
     // A stream into a pod is a write however it is asked for. Source: KEP-5515.
     if info.verb == "get" && matches!(info.subresource.as_str(), "exec" | "attach" | "portforward") {
@@ -204,7 +209,7 @@ where
         };
         let decision = server.authorizer.authorize(&attributes);
         if !decision.allowed() {
-            return Err(authz::forbidden(&attributes, &decision.reason).into());
+            return Err(authz::forbidden(&attributes, &decision.reason));
         }
     }
     if !info.is_resource {
@@ -253,10 +258,19 @@ where
     response
 }
 
+/// Whether the server asks for its own purposes: it must not wait for those who wait for it.
+fn is_itself<B>(request: &Request<B>) -> bool {
+    let user = request.extensions().get::<TrustedUser>();
+    user.is_some_and(|TrustedUser(user)| user.name == ITSELF)
+}
+
 /// Paths that name a namespace for what has none, or an object of a namespace without its namespace, lead nowhere.
 fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<()> {
     let fits = match resource.scope {
-        Scope::Cluster => info.namespace.is_empty() || &*resource.plural == "namespaces",
+        // The path of a namespace names it twice over; of others only the rights inside it would have been asked for.
+        Scope::Cluster => {
+            info.namespace.is_empty() || (&*resource.plural == "namespaces" && info.namespace == info.name)
+        }
         Scope::Namespaced => !info.namespace.is_empty() || matches!(info.verb.as_str(), "list" | "watch" | "create"),
     };
     if fits { Ok(()) } else { Err(Status::no_such_path()) }
@@ -281,7 +295,7 @@ fn who<B>(server: &ApiServer, request: &Request<B>) -> Result<User> {
                 .authenticate(credentials, server, Timestamp::now().as_second())?
         }
     };
-    Ok(impersonate::apply(user, request.headers(), &server.authorizer)?)
+    impersonate::apply(user, request.headers(), &server.authorizer)
 }
 
 /// The terms of a field selector, for authorizers that look at them (nodes may list their own pods).
@@ -289,18 +303,13 @@ fn selector_requirements(info: &RequestInfo, query: &str) -> Vec<FieldRequiremen
     if !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
         return Vec::new();
     }
-    let selectors = parameters(query).filter(|(name, _)| name == "fieldSelector");
-    let terms: Vec<String> = selectors
-        .flat_map(|(_, text)| text.split(',').map(str::to_owned).collect::<Vec<_>>())
-        .collect();
-    let terms = terms.iter().filter_map(|term| {
-        let (field, value) = term.split_once('=')?;
-        let equals = !field.ends_with('!');
-        Some(FieldRequirement {
-            field: field.trim_end_matches('!').to_owned(),
-            equals,
-            value: value.trim_start_matches('=').to_owned(),
-        })
+    let selector = parameter(query, "fieldSelector").unwrap_or_default();
+    // What cannot be read selects nothing and is refused later.
+    let terms = field_terms(&selector).unwrap_or_default().into_iter();
+    let terms = terms.map(|term| FieldRequirement {
+        field: term.field.to_owned(),
+        equals: term.equal,
+        value: term.value,
     });
     terms.collect()
 }

@@ -1,22 +1,22 @@
 //! [`Status`]: every error that a client sees, with upstream's reasons, codes and causes (`meta/v1 Status`).
 
-use crate::{managed_fields::ApplyError, patch::PatchError, rejection::Rejection};
+use crate::{managed_fields::ApplyError, patch::PatchError};
 use fairlead_schema::{Resource, validate};
 use http::StatusCode;
 use serde_json::{Value, json};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// An error as the API says it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     /// HTTP code.
-    pub code: StatusCode,
+    pub code: u16,
     /// As `NotFound`; clients decide by it.
     pub reason: &'static str,
     /// For people.
     pub message: String,
     /// What it is about.
-    pub details: Details,
+    pub details: Box<Details>,
     /// Token of a list that went on too long: where to go on, less consistently.
     pub continue_token: Option<String>,
 }
@@ -41,12 +41,49 @@ pub struct Details {
 /// One fault among several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// As `FieldValueInvalid`.
-    pub reason: String,
+    /// As `FieldValueInvalid`; empty where there is none.
+    pub reason: &'static str,
     /// For people.
     pub message: String,
     /// As `spec.replicas`; empty where no field is at fault.
     pub field: String,
+}
+
+/// A resource, as errors name it: `pods`, `deployments.apps`. Made of a row, or of group and plural.
+#[derive(Clone, Copy, Debug)]
+pub struct What<'a> {
+    group: &'a str,
+    resource: &'a str,
+}
+
+impl<'a> From<&'a Resource> for What<'a> {
+    fn from(resource: &'a Resource) -> Self {
+        Self {
+            group: &resource.group,
+            resource: &resource.plural,
+        }
+    }
+}
+
+impl<'a> From<&'a Arc<Resource>> for What<'a> {
+    fn from(resource: &'a Arc<Resource>) -> Self {
+        Self::from(&**resource)
+    }
+}
+
+impl<'a> From<(&'a str, &'a str)> for What<'a> {
+    fn from((group, resource): (&'a str, &'a str)) -> Self {
+        Self { group, resource }
+    }
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.group {
+            "" => f.write_str(self.resource),
+            group => write!(f, "{}.{group}", self.resource),
+        }
+    }
 }
 
 /// The result of a request.
@@ -54,7 +91,7 @@ pub type Result<T, E = Status> = std::result::Result<T, E>;
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}): {}", self.code.as_u16(), self.reason, self.message)
+        write!(f, "{} ({}): {}", self.code, self.reason, self.message)
     }
 }
 
@@ -64,25 +101,26 @@ impl Status {
     /// Any error.
     pub fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
-            code,
+            code: code.as_u16(),
             reason,
             message: message.into(),
-            details: Details::default(),
+            details: Box::default(),
             continue_token: None,
         }
     }
 
-    fn about(mut self, resource: &Resource, name: &str) -> Self {
-        self.details.group = resource.group.to_string();
-        self.details.kind = resource.plural.to_string();
+    fn about(mut self, what: What<'_>, name: &str) -> Self {
+        self.details.group = what.group.to_owned();
+        self.details.kind = what.resource.to_owned();
         self.details.name = name.to_owned();
         self
     }
 
     /// 404: no such object.
-    pub fn not_found(resource: &Resource, name: &str) -> Self {
-        let message = format!("{} {name:?} not found", resource.qualified());
-        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(resource, name)
+    pub fn not_found<'a>(what: impl Into<What<'a>>, name: &str) -> Self {
+        let what = what.into();
+        let message = format!("{} {name:?} not found", what);
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(what, name)
     }
 
     /// 404: no such path.
@@ -92,60 +130,52 @@ impl Status {
     }
 
     /// 409: the name is taken.
-    pub fn already_exists(resource: &Resource, name: &str) -> Self {
-        let message = format!("{} {name:?} already exists", resource.qualified());
-        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(resource, name)
+    pub fn already_exists<'a>(what: impl Into<What<'a>>, name: &str) -> Self {
+        let what = what.into();
+        let message = format!("{} {name:?} already exists", what);
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(what, name)
     }
 
     /// 409: somebody else was faster, or a precondition does not hold.
-    pub fn conflict(resource: &Resource, name: &str, why: impl fmt::Display) -> Self {
-        let message = format!(
-            "Operation cannot be fulfilled on {} {name:?}: {why}",
-            resource.qualified()
-        );
-        Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource, name)
+    pub fn conflict<'a>(what: impl Into<What<'a>>, name: &str, why: impl fmt::Display) -> Self {
+        let what = what.into();
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", what);
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(what, name)
     }
 
     /// 409 after an update against an old resourceVersion.
-    pub fn modified(resource: &Resource, name: &str) -> Self {
+    pub fn modified<'a>(what: impl Into<What<'a>>, name: &str) -> Self {
         let why = "the object has been modified; please apply your changes to the latest version and try again";
-        Self::conflict(resource, name, why)
+        Self::conflict(what, name, why)
     }
 
-    /// 403 with a reason.
-    pub fn forbidden(resource: &Resource, name: &str, why: impl fmt::Display) -> Self {
-        let message = if name.is_empty() {
-            format!("{} is forbidden: {why}", resource.qualified())
-        } else {
-            format!("{} {name:?} is forbidden: {why}", resource.qualified())
+    /// 403 with a reason: about an object, without a name about a resource, without a resource about a path.
+    pub fn forbidden<'a>(what: impl Into<What<'a>>, name: &str, why: impl fmt::Display) -> Self {
+        let what = what.into();
+        let message = match (what.resource, name) {
+            ("", _) => format!("forbidden: {why}"),
+            (_, "") => format!("{what} is forbidden: {why}"),
+            _ => format!("{what} {name:?} is forbidden: {why}"),
         };
-        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(resource, name)
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(what, name)
     }
 
     /// 422: the object breaks rules, one cause for each.
     pub fn invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Self {
-        let group = if resource.group.is_empty() {
-            resource.kind.to_string()
-        } else {
-            format!("{}.{}", resource.kind, resource.group)
-        };
+        Self::invalid_kind(&resource.group, &resource.kind, name, causes)
+    }
+
+    /// 422 about an object of a kind, as upstream names it here.
+    pub fn invalid_kind(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
+        let what = What { group, resource: kind };
         let each: Vec<_> = causes.iter().map(Cause::sentence).collect();
         let why = match &each[..] {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let mut status = Self::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "Invalid",
-            format!("{group} {name:?} is invalid: {why}"),
-        );
-        status.details = Details {
-            name: name.to_owned(),
-            group: resource.group.to_string(),
-            kind: resource.kind.to_string(),
-            causes,
-            ..Details::default()
-        };
+        let message = format!("{what} {name:?} is invalid: {why}");
+        let mut status = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(what, name);
+        status.details.causes = causes;
         status
     }
 
@@ -160,12 +190,10 @@ impl Status {
     }
 
     /// 405.
-    pub fn method_not_allowed(resource: &Resource, action: &str) -> Self {
-        let message = format!(
-            "{action} is not supported on resources of kind {:?}",
-            resource.qualified()
-        );
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about(resource, "")
+    pub fn method_not_allowed<'a>(what: impl Into<What<'a>>, action: &str) -> Self {
+        let what = what.into();
+        let message = format!("{action} is not supported on resources of kind {:?}", what.to_string());
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about(what, "")
     }
 
     /// 406.
@@ -221,7 +249,7 @@ impl Status {
             format!("Internal error occurred: {error}"),
         );
         status.details.causes.push(Cause {
-            reason: String::new(),
+            reason: "",
             message: error.to_string(),
             field: String::new(),
         });
@@ -230,12 +258,8 @@ impl Status {
 
     /// With this cause too.
     #[must_use]
-    pub fn with_cause(mut self, reason: &str, message: impl Into<String>, field: &str) -> Self {
-        self.details.causes.push(Cause {
-            reason: reason.to_owned(),
-            message: message.into(),
-            field: field.to_owned(),
-        });
+    pub fn with_cause(mut self, reason: &'static str, message: impl Into<String>, field: impl Into<String>) -> Self {
+        self.details.causes.push(Cause::new(reason, message, field));
         self
     }
 
@@ -243,9 +267,9 @@ impl Status {
     pub fn to_json(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
+            "message": self.message, "reason": self.reason, "code": self.code,
         });
-        if self.details != Details::default() {
+        if *self.details != Details::default() {
             status["details"] = self.details.to_json();
         }
         if let Some(token) = &self.continue_token {
@@ -273,9 +297,9 @@ impl Details {
             let causes = self.causes.iter().map(|cause| {
                 let mut one = json!({});
                 for (key, text) in [
-                    ("reason", &cause.reason),
-                    ("message", &cause.message),
-                    ("field", &cause.field),
+                    ("reason", cause.reason),
+                    ("message", cause.message.as_str()),
+                    ("field", cause.field.as_str()),
                 ] {
                     if !text.is_empty() {
                         one[key] = json!(text);
@@ -293,6 +317,15 @@ impl Details {
 }
 
 impl Cause {
+    /// A fault of a field; the field may be empty.
+    pub fn new(reason: &'static str, message: impl Into<String>, field: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            field: field.into(),
+        }
+    }
+
     fn sentence(&self) -> String {
         if self.field.is_empty() {
             self.message.clone()
@@ -325,7 +358,7 @@ impl From<ApplyError> for Status {
             ApplyError::Conflicts(conflicts) => {
                 let mut status = Self::new(StatusCode::CONFLICT, "Conflict", conflicts.to_string());
                 for conflict in &conflicts.0 {
-                    status = status.with_cause("FieldManagerConflict", conflict.message(), &conflict.field());
+                    status = status.with_cause("FieldManagerConflict", conflict.message(), conflict.field());
                 }
                 status
             }
@@ -333,32 +366,10 @@ impl From<ApplyError> for Status {
     }
 }
 
-impl From<Rejection> for Status {
-    fn from(rejection: Rejection) -> Self {
-        let code = StatusCode::from_u16(rejection.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let details = *rejection.details;
-        let causes = details.causes.into_iter().map(|it| Cause {
-            reason: it.reason.to_owned(),
-            message: it.message,
-            field: it.field,
-        });
-        let mut status = Self::new(code, rejection.reason, rejection.message);
-        status.details = Details {
-            name: details.name,
-            group: details.group,
-            kind: details.kind,
-            uid: String::new(),
-            causes: causes.collect(),
-            retry_after_s: details.retry_after_s,
-        };
-        status
-    }
-}
-
 impl From<validate::Cause> for Cause {
     fn from(cause: validate::Cause) -> Self {
         Self {
-            reason: cause.reason.to_string(),
+            reason: cause.reason,
             message: cause.message,
             field: cause.field,
         }

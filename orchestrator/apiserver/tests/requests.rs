@@ -388,3 +388,32 @@ async fn tokens_are_made_and_reviewed() {
         .await;
     assert!(it["status"]["authenticated"] != true, "{it}");
 }
+
+#[tokio::test]
+async fn aggregated_roles_gather_new_rules() {
+    let server = TestServer::start().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": { "name": "shop-view", "labels": { "rbac.authorization.k8s.io/aggregate-to-view": "true" } },
+        "rules": [{ "apiGroups": ["shop.example.com"], "resources": ["orders"], "verbs": ["get"] }],
+    });
+    let (_, before) = server.get(roles).await;
+    let from: u64 = before["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let mut changes = server
+        .running
+        .server
+        .cache
+        .watch("rbac.authorization.k8s.io/clusterroles", from)
+        .unwrap();
+    assert_eq!(server.post(roles, &role).await.0, 201);
+    // The roles view, edit and admin follow, one gathering the other.
+    let mut waiting = vec!["admin", "edit", "view"];
+    while !waiting.is_empty() {
+        for change in changes.next().await.unwrap() {
+            let Some(entry) = change.now else { continue };
+            let text = String::from_utf8_lossy(&entry.json).into_owned();
+            waiting.retain(|name| **name != *entry.key.name || !text.contains("shop.example.com"));
+        }
+    }
+}

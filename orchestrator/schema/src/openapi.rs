@@ -4,6 +4,7 @@
 
 mod custom;
 mod paths;
+mod protobuf;
 mod schemas;
 
 use crate::{
@@ -23,7 +24,7 @@ use std::{
 /// A document as it is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
-    /// JSON.
+    /// JSON, or protobuf where that was asked for.
     pub body: Vec<u8>,
     /// Sixteen hexadecimal digits that change whenever the document does: its ETag, and `hash` in the index.
     pub hash: String,
@@ -72,23 +73,36 @@ impl OpenApi {
             return None;
         }
         let hash = hash_of(&resources, custom);
-        Some(self.kept(path(group, version), hash, || document(Dialect::V3, &resources, custom)))
+        Some(self.kept(path(group, version), hash, || {
+            document(Dialect::V3, &resources, custom).to_string().into_bytes()
+        }))
     }
 
     /// The document of version 2, `/openapi/v2`, as JSON.
     pub fn v2(&self, registry: &Registry, custom: CustomSchema<'_>) -> Arc<Document> {
         let resources: Vec<&Resource> = registry.resources().map(AsRef::as_ref).collect();
         let hash = hash_of(&resources, custom);
-        self.kept("v2".to_owned(), hash, || document(Dialect::V2, &resources, custom))
+        self.kept("v2".to_owned(), hash, || {
+            document(Dialect::V2, &resources, custom).to_string().into_bytes()
+        })
     }
 
-    fn kept(&self, key: String, hash: String, build: impl FnOnce() -> Value) -> Arc<Document> {
+    /// The schemas of the document of version 2 as protobuf, `openapi.v2.Document` of gnostic.
+    pub fn v2_protobuf(&self, registry: &Registry, custom: CustomSchema<'_>) -> Arc<Document> {
+        let resources: Vec<&Resource> = registry.resources().map(AsRef::as_ref).collect();
+        let hash = hash_of(&resources, custom);
+        self.kept("v2 protobuf".to_owned(), hash, || {
+            protobuf::document(&document(Dialect::V2, &resources, custom))
+        })
+    }
+
+    fn kept(&self, key: String, hash: String, build: impl FnOnce() -> Vec<u8>) -> Arc<Document> {
         // A panic elsewhere leaves whole documents behind, so a poisoned lock is as good as another.
         let lock = || self.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = lock().get(&key).filter(|known| known.hash == hash) {
             return Arc::clone(known);
         }
-        let body = build().to_string().into_bytes();
+        let body = build();
         let document = Arc::new(Document { body, hash });
         lock().insert(key, Arc::clone(&document));
         document

@@ -1,7 +1,7 @@
 //! JSON and YAML bodies to values, with the fields that a body names twice: the last one counts, and strict clients want
 //! to hear of it.
 
-use crate::strict::{FieldProblem, ProblemKind, within};
+use crate::strict::{FieldProblem, MAX_PROBLEMS, ProblemKind, shortened, within};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
@@ -130,9 +130,9 @@ impl<'de> Visitor<'de> for Reader<'_> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key_seed(Key)? {
             let value = within(self.0, || key.clone(), |all| entries.next_value_seed(Reader(all)))?;
-            if map.contains_key(&key) {
+            if map.contains_key(&key) && self.0.len() < MAX_PROBLEMS {
                 self.0.push(FieldProblem {
-                    path: key.clone(),
+                    path: shortened(&key),
                     kind: ProblemKind::Duplicate,
                 });
             }

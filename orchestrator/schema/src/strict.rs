@@ -62,6 +62,10 @@ impl fmt::Display for FieldProblem {
 impl FieldProblem {
     /// One step further from the root: a field's name, or an index in brackets.
     pub(crate) fn under(&mut self, step: &str) {
+        if self.path.len() > MAX_PATH {
+            return;
+        }
+        let step = shortened(step);
         let dot = if self.path.is_empty() || self.path.starts_with('[') {
             ""
         } else {
@@ -72,7 +76,15 @@ impl FieldProblem {
 }
 
 /// At most so many problems are reported, as upstream does.
-const MAX_PROBLEMS: usize = 100;
+pub(crate) const MAX_PROBLEMS: usize = 100;
+
+/// Paths longer than this get no longer: a body of few long names around many short ones would grow without bound.
+const MAX_PATH: usize = 1024;
+
+/// A name as it is reported: nobody reads more of it.
+pub(crate) fn shortened(name: &str) -> String {
+    name.chars().take(MAX_PATH).collect()
+}
 
 /// Collects problems and tells them where they are once that is known, so that a good body costs no paths.
 pub(crate) fn within<P>(
@@ -115,7 +127,7 @@ fn unknown(types: &Types, ty: TypeId, value: &Value, problems: &mut Vec<FieldPro
                     }
                     None if object.preserve_unknown => {}
                     None => problems.push(FieldProblem {
-                        path: name.clone(),
+                        path: shortened(name),
                         kind: ProblemKind::Unknown,
                     }),
                 }
@@ -182,8 +194,9 @@ impl<'t> Normaliser<'t> {
             (_, Value::Null) => *value = self.zero(ty),
             (Type::Object(object), Value::Object(map)) => self.object(object, map),
             (Type::Map { value: ty, .. }, Value::Object(map)) => {
-                for (name, value) in map {
-                    self.under(|| name.clone(), |it| it.value(*ty, value));
+                // Upstream's decoder names fields of structs, and keys of maps it does not.
+                for value in map.values_mut() {
+                    self.value(*ty, value);
                 }
             }
             (Type::List { item, .. }, Value::Array(list)) => {

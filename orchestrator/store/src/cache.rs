@@ -160,7 +160,7 @@ impl Cache {
 
     /// All objects of a resource, as of now.
     pub fn snapshot(&self, prefix: &str) -> Snapshot {
-        let resource = self.shared.resource(&prefix.into());
+        let resource = self.shared.resource(prefix);
         let state = resource.read();
         Snapshot {
             index: state.index.clone(),
@@ -173,7 +173,7 @@ impl Cache {
     /// # Errors
     /// [`StoreError::Compacted`], [`StoreError::Future`].
     pub fn snapshot_at(&self, prefix: &str, at: Revision) -> Result<Snapshot, StoreError> {
-        let resource = self.shared.resource(&prefix.into());
+        let resource = self.shared.resource(prefix);
         let (mut nearest, mut later) = {
             let state = resource.read();
             self.shared.check(at, resource.revision())?;
@@ -269,7 +269,7 @@ impl Cache {
     /// # Errors
     /// [`StoreError::Compacted`] when the ring no longer covers it; [`StoreError::Future`].
     pub fn watch(&self, prefix: &str, after: Revision) -> Result<Watcher, StoreError> {
-        let resource = self.shared.resource(&prefix.into());
+        let resource = self.shared.resource(prefix);
         let position = {
             let state = resource.read();
             self.shared.check(after, resource.revision())?;

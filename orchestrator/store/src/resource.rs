@@ -1,20 +1,28 @@
 //! What is behind the cache: every resource's index and ring, filled from the backend and fed by one task.
 
 use crate::{
-    Backend, Change, Entry, Indexer, Key, Limits, RangeQuery, Record, Revision, Snapshot, StoreError, WatchEvent,
-    index::Index, ring::Ring, value::with_revision,
+    Backend, Change, Entry, Indexer, Key, Limits, Range, RangeQuery, Record, Revision, Snapshot, StoreError,
+    WatchEvent, index::Index, ring::Ring, value::with_revision,
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{BoxStream, FuturesOrdered},
+};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    num::NonZero,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::Instant,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    task::{JoinError, spawn_blocking},
+};
 
 /// Objects that are read from the backend at once while the cache fills.
 const PAGE: usize = 1_000;
@@ -91,13 +99,13 @@ impl Shared {
     }
 
     /// The resource, made if nothing was known of it: no change of it has happened since the cache was opened.
-    pub(crate) fn resource(&self, prefix: &Arc<str>) -> Arc<Resource> {
+    pub(crate) fn resource(&self, prefix: &str) -> Arc<Resource> {
         if let Some(resource) = self.existing(prefix) {
             return resource;
         }
         let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
         let closed = resources.closed;
-        let resource = resources.by_prefix.entry(Arc::clone(prefix)).or_insert_with(|| {
+        let resource = resources.by_prefix.entry(prefix.into()).or_insert_with(|| {
             Arc::new(Resource {
                 state: RwLock::new(State {
                     index: Index::default(),
@@ -129,9 +137,6 @@ impl Shared {
         let mut touched: Vec<(Arc<str>, Arc<Resource>)> = Vec::new();
         let mut newest = 0;
         for change in changes {
-            if change.revision <= self.seen.load(Ordering::Acquire) {
-                continue; // Read with the first pages already.
-            }
             newest = change.revision;
             let prefix = &change.key.prefix;
             let resource = match touched.iter().rfind(|(known, _)| known == prefix) {
@@ -164,6 +169,7 @@ impl Shared {
             Some(entry) => state.index.insert(Arc::clone(entry)),
             None => state.index.remove(&key.namespace, &key.name),
         };
+        let since = state.ring.since();
         state.ring.push(
             WatchEvent {
                 revision: change.revision,
@@ -173,6 +179,11 @@ impl Shared {
             },
             now,
         );
+        if state.ring.since() > since {
+            // They would keep alive what the ring has let go.
+            let since = state.ring.since();
+            resource.remembered().retain(|it| it.revision >= since);
+        }
         self.seen.store(change.revision, Ordering::Release);
     }
 
@@ -224,7 +235,6 @@ impl State {
 
 /// Objects of one resource while they are read.
 struct Gathered {
-    prefix: Arc<str>,
     resource: Arc<Resource>,
     entries: Vec<Arc<Entry>>,
 }
@@ -232,6 +242,39 @@ struct Gathered {
 impl Gathered {
     fn finish(self) {
         self.resource.write().index = Index::from_sorted(self.entries);
+    }
+}
+
+/// Puts pages of objects together, each resource's in one index.
+#[derive(Default)]
+struct Filling {
+    gathered: Option<Gathered>,
+}
+
+impl Filling {
+    fn add(&mut self, shared: &Shared, page: Vec<Arc<Entry>>) {
+        for entry in page {
+            // They come in the order of keys, so each resource's are together.
+            let of_another = |it: &mut Gathered| {
+                it.entries
+                    .last()
+                    .is_some_and(|last| last.key.prefix != entry.key.prefix)
+            };
+            if let Some(done) = self.gathered.take_if(of_another) {
+                done.finish();
+            }
+            let start = || Gathered {
+                resource: shared.resource(&entry.key.prefix),
+                entries: Vec::new(),
+            };
+            self.gathered.get_or_insert_with(start).entries.push(entry);
+        }
+    }
+
+    fn finish(self) {
+        if let Some(done) = self.gathered {
+            done.finish();
+        }
     }
 }
 
@@ -259,44 +302,31 @@ impl Shared {
             seen: Arc::new(AtomicU64::new(revision)),
             announced: watch::Sender::new(revision),
         });
-        shared.fill(backend, first.records, first.more, revision).await?;
+        Self::fill(&shared, backend, first, revision).await?;
         shared.remember(history);
         Ok((shared, backend.watch(None, revision)))
     }
 
-    /// Reads every object as it was at `revision`, page by page: the records are not held twice.
+    /// Reads every object as it was at `revision`, page by page, so that the records are not held twice. While one page is
+    /// read, others are indexed.
     async fn fill(
-        &self,
+        shared: &Arc<Self>,
         backend: &dyn Backend,
-        mut records: Vec<Record>,
-        mut more: bool,
+        mut page: Range,
         revision: Revision,
     ) -> Result<(), StoreError> {
-        let mut gathered: Option<Gathered> = None;
+        let (mut filling, mut pages) = (Filling::default(), FuturesOrdered::new());
+        let at_once = thread::available_parallelism().map_or(1, NonZero::get);
         loop {
-            let after = records.last().map(|it| it.key.clone());
-            for record in records {
-                // Records come in the order of keys, so each resource's are together.
-                if let Some(done) = gathered.take_if(|it| it.prefix != record.key.prefix) {
-                    done.finish();
-                }
-                let Gathered {
-                    prefix,
-                    resource,
-                    entries,
-                } = gathered.get_or_insert_with(|| {
-                    let prefix = Arc::clone(&record.key.prefix);
-                    Gathered {
-                        resource: self.resource(&prefix),
-                        prefix,
-                        entries: Vec::new(),
-                    }
-                });
-                let mut key = resource.write().shared_key(record.key);
-                key.prefix = Arc::clone(prefix);
-                entries.push(self.entry(key, &record.value, record.modified));
+            let after = page.records.last().map(|it| it.key.clone());
+            let (indexing, records) = (Arc::clone(shared), page.records);
+            pages.push_back(spawn_blocking(move || indexing.entries(records)));
+            if pages.len() > at_once
+                && let Some(done) = pages.next().await
+            {
+                filling.add(shared, done.map_err(|it| indexer_died(&it))?);
             }
-            if !more {
+            if !page.more {
                 break;
             }
             let query = RangeQuery {
@@ -305,13 +335,32 @@ impl Shared {
                 at: Some(revision),
                 ..RangeQuery::default()
             };
-            let page = backend.range(query).await?;
-            (records, more) = (page.records, page.more);
+            page = backend.range(query).await?;
         }
-        if let Some(done) = gathered {
-            done.finish();
+        while let Some(done) = pages.next().await {
+            filling.add(shared, done.map_err(|it| indexer_died(&it))?);
         }
+        filling.finish();
         Ok(())
+    }
+
+    /// What is served of these records; their keys share prefixes and namespaces.
+    fn entries(&self, records: Vec<Record>) -> Vec<Arc<Entry>> {
+        let mut last: Option<Key> = None;
+        let build = |record: Record| {
+            let mut key = record.key;
+            if let Some(last) = &last {
+                if last.prefix == key.prefix {
+                    key.prefix = Arc::clone(&last.prefix);
+                }
+                if last.namespace == key.namespace {
+                    key.namespace = Arc::clone(&last.namespace);
+                }
+            }
+            last = Some(key.clone());
+            self.entry(key, &record.value, record.modified)
+        };
+        records.into_iter().map(build).collect()
     }
 
     /// Puts what happened before the cache was opened into the rings.
@@ -352,13 +401,19 @@ impl Shared {
     }
 }
 
+fn indexer_died(error: &JoinError) -> StoreError {
+    StoreError::Closed(format!("the indexer failed on what was stored: {error}"))
+}
+
 /// The newest changes up to a revision, and the revision since which these are all.
 async fn history(
     backend: &dyn Backend,
     until: Revision,
     limits: Limits,
 ) -> Result<(Revision, VecDeque<Change>), StoreError> {
-    let mut since = until.saturating_sub(limits.max_events.min(HISTORY) as u64);
+    // Revisions that a crash left unused are no changes.
+    let unused: u64 = backend.lost().iter().map(|(first, last)| last - first + 1).sum();
+    let mut since = until.saturating_sub(limits.max_events.min(HISTORY) as u64 + unused);
     let (mut changes, mut bytes) = (VecDeque::new(), 0);
     let mut at = since;
     while at < until {
@@ -398,18 +453,26 @@ fn bytes_of(change: &Change) -> usize {
 /// What a backend's watch yields.
 pub(crate) type Changes = BoxStream<'static, Result<Vec<Change>, StoreError>>;
 
+/// Ends every watch when the follower ends, however it ends.
+struct Following(Arc<Shared>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Feeds the cache until the backend closes.
 pub(crate) async fn follow(shared: Arc<Shared>, mut changes: Changes) {
+    let Following(shared) = &Following(shared);
     while let Some(batch) = changes.next().await {
         match batch {
             Ok(changes) => shared.apply(changes, Instant::now()),
+            Err(StoreError::Closed(_)) => return,
             Err(error) => {
-                if !matches!(error, StoreError::Closed(_)) {
-                    tracing::error!(%error, "the cache can no longer follow the store");
-                }
-                break;
+                tracing::error!(%error, "the cache can no longer follow the store");
+                return;
             }
         }
     }
-    shared.close();
 }

@@ -3,31 +3,44 @@
 pub use crate::etcd_double::EtcdDouble;
 
 use crate::{Indexed, Indexer, Key};
-use serde_json::Value;
+use serde::Deserialize;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// Indexes `metadata` as the server does, and no fields.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MetadataIndexer;
 
+#[derive(Default, Deserialize)]
+struct Object<'a> {
+    #[serde(borrow, default)]
+    metadata: Metadata<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+    labels: BTreeMap<Box<str>, Box<str>>,
+    #[serde(borrow)]
+    owner_references: Vec<Owner<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Owner<'a> {
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+}
+
 impl Indexer for MetadataIndexer {
     fn index(&self, _: &Key, json: &[u8]) -> Indexed {
-        let object: Value = serde_json::from_slice(json).unwrap_or_default();
-        let metadata = &object["metadata"];
-        let text = |it: &Value| it.as_str().unwrap_or_default().into();
-        let mut labels: Vec<(Box<str>, Box<str>)> = match metadata["labels"].as_object() {
-            Some(labels) => labels
-                .iter()
-                .map(|(name, value)| (name.as_str().into(), text(value)))
-                .collect(),
-            None => Vec::new(),
-        };
-        labels.sort();
-        let owners = metadata["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
+        let Object { metadata } = serde_json::from_slice(json).unwrap_or_default();
         Indexed {
-            uid: text(&metadata["uid"]),
-            labels: labels.into(),
+            uid: metadata.uid.into(),
+            labels: metadata.labels.into_iter().collect(),
             fields: Box::default(),
-            owners: owners.iter().map(|it| text(&it["uid"])).collect(),
+            owners: metadata.owner_references.into_iter().map(|it| it.uid.into()).collect(),
         }
     }
 }

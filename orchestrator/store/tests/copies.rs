@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use fairlead_store::{
-    Backend, Durability, Expect, Key, Operation, RangeQuery, Record, Revision, StoreError, Txn, encode,
+    Backend, Cache, Durability, Expect, Key, Operation, RangeQuery, Record, Revision, StoreError, Txn, encode,
     redb_store::{Options, RedbStore, check, restore},
+    testing::MetadataIndexer,
 };
 use futures::StreamExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -190,13 +191,35 @@ async fn a_torn_tail_is_cut_and_its_revisions_are_not_used_again() {
     assert!(
         matches!(seen, Some(Err(StoreError::Compacted { asked, oldest })) if (asked, oldest) == (last, store.revision()))
     );
+    let store = Arc::new(store);
+    let cache = Cache::open(Arc::clone(&store) as Arc<dyn Backend>, Arc::new(MetadataIndexer))
+        .await
+        .unwrap();
+    for seen in [last, last + 1, store.revision() - 1] {
+        assert!(
+            matches!(cache.watch("core/pods", seen), Err(StoreError::Compacted { .. })),
+            "{seen} is not what it was"
+        );
+        assert!(matches!(
+            cache.snapshot_at("core/pods", seen),
+            Err(StoreError::Compacted { .. })
+        ));
+    }
+    assert_eq!(
+        cache.snapshot_at("core/pods", last - 5).unwrap().len(),
+        25,
+        "what is durable goes on"
+    );
+    let mut watcher = cache.watch("core/pods", last - 3).unwrap();
+    assert_eq!(watcher.next().await.unwrap().len(), 2);
+    drop((cache, watcher));
     let next = store.commit(txn(30, Durability::Durable)).await.unwrap();
     let changes = store.watch(None, last - 1).next().await.unwrap().unwrap();
     assert_eq!(
         changes.iter().map(|it| it.revision).collect::<Vec<Revision>>(),
         [next.revision]
     );
-    drop(store);
+    store.close();
     let store = RedbStore::open(torn.path(), lazy()).unwrap();
     assert_eq!(
         (store.lost(), store.revision()),
@@ -330,4 +353,23 @@ async fn history_is_swept_and_what_lives_stays() {
         "nothing but what lives"
     );
     assert_eq!(report.oldest, last);
+}
+
+#[tokio::test]
+async fn history_is_kept_only_so_long() {
+    let (directory, store) = filled(5).await;
+    store.close();
+    let store = RedbStore::open(
+        directory.path(),
+        Options {
+            keep: Some(Duration::ZERO),
+            ..lazy()
+        },
+    )
+    .unwrap();
+    // Returns when the background thread has come to it; until then everything is told.
+    while store.watch(None, 0).next().await.unwrap().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(objects(&store).await.len(), 5);
 }

@@ -133,8 +133,7 @@ impl Drop for Killed {
     }
 }
 
-/// Starts a child and kills it after it has said so many lines and a little later. Returns what it said.
-fn one_life(directory: &Path, lines: usize, later: Duration) -> (Revision, Vec<Said>) {
+fn start(directory: &Path) -> Killed {
     let child = Command::new(env::current_exe().unwrap())
         .args([
             "--exact",
@@ -146,7 +145,20 @@ fn one_life(directory: &Path, lines: usize, later: Duration) -> (Revision, Vec<S
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let Killed(child) = &mut Killed(child);
+    Killed(child)
+}
+
+/// Lets the child go on for so long, so that it is killed anywhere.
+fn spin(time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
+/// Starts a child and kills it after it has said so many lines and a little later. Returns what it said.
+fn one_life(directory: &Path, lines: usize, later: Duration) -> (Revision, Vec<Said>) {
+    let Killed(child) = &mut start(directory);
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut said = Vec::new();
     let mut opened = None;
@@ -167,11 +179,8 @@ fn one_life(directory: &Path, lines: usize, later: Duration) -> (Revision, Vec<S
         }
         line.clear();
         if !killed && opened.is_some() && said.len() >= lines {
-            // Not at a line's end: anywhere in the next writes. The parent spins; the child writes meanwhile.
-            let until = Instant::now() + later;
-            while Instant::now() < until {
-                std::hint::spin_loop();
-            }
+            // Not at a line's end: anywhere in the next writes.
+            spin(later);
             child.kill().unwrap();
             killed = true;
         }
@@ -236,6 +245,38 @@ fn nothing_acknowledged_is_lost_when_it_is_killed() {
     );
     if rounds.is_none() {
         assert!(round > 0 && writes > 0);
+    }
+}
+
+#[test]
+fn a_store_killed_while_it_is_made_or_opened_opens_again() {
+    if env::var_os(CHILD).is_some() {
+        return;
+    }
+    let rounds = env::var("STORE_KILLS").map_or(10, |it| it.parse().unwrap());
+    let mut random = StdRng::from_rng(&mut rand::rng());
+    let mut directory = tempfile::tempdir().unwrap();
+    let mut newest = 0;
+    for round in 0..rounds {
+        let later = Duration::from_micros(random.random_range(0..60_000));
+        drop({
+            let child = start(directory.path());
+            spin(later);
+            child
+        });
+        let report = check(directory.path());
+        // Killed so early that there is nothing yet.
+        if directory.path().join("store.redb").exists() {
+            let revision = report
+                .unwrap_or_else(|it| panic!("round {round}, {later:?}: {it}"))
+                .revision;
+            assert!(revision >= newest, "round {round}, {later:?}");
+            newest = revision;
+        }
+        if random.random_bool(0.5) {
+            directory = tempfile::tempdir().unwrap();
+            newest = 0;
+        }
     }
 }
 

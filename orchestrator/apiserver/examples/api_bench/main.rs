@@ -63,7 +63,7 @@ fn options() -> Result<Option<Options>> {
             "--seconds" => {
                 options.seconds = value
                     .parse()
-                    .with_context(|| format!("{flag} {value:?} is no number"))?
+                    .with_context(|| format!("{flag} {value:?} is no number"))?;
             }
             "--watchers" => options.watchers = number()?,
             "--pods" => options.pods = number()?,

@@ -6,7 +6,7 @@ use crate::{
     authz::{self, Attributes, Authorizer as _},
     objects::{items, text},
     pki::csr,
-    rejection::Rejection,
+    status::Status,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
@@ -21,7 +21,7 @@ impl Plugin for ApproveAndSign {
         "CertificateApproval"
     }
 
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let (Some(object), Some(old)) = (object, request.old) else {
             return Ok(());
         };
@@ -66,7 +66,7 @@ impl Plugin for SubjectRestriction {
         "CertificateSubjectRestriction"
     }
 
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let create = request.attributes.operation == Operation::Create && request.attributes.is(GROUP, CSRS, "");
         let Some(object) = object.filter(|_| create) else {
             return Ok(());

@@ -1,7 +1,7 @@
 //! `DefaultIngressClass`.
 
 use super::{Plugin, Request, storage::newest};
-use crate::{objects::annotation, rejection::Rejection};
+use crate::{objects::annotation, status::Status};
 use serde_json::Value;
 
 pub(super) struct DefaultIngressClass;
@@ -11,7 +11,7 @@ impl Plugin for DefaultIngressClass {
         "DefaultIngressClass"
     }
 
-    fn mutate(&self, request: &Request<'_>, ingress: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, ingress: &mut Value) -> Result<(), Status> {
         let chosen = !ingress["spec"]["ingressClassName"].is_null()
             || annotation(ingress, "kubernetes.io/ingress.class").is_some();
         if chosen || !request.creates("networking.k8s.io", "ingresses") || !ingress["spec"].is_object() {

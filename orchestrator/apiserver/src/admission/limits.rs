@@ -3,7 +3,7 @@
 use super::{Operation, Plugin, Request, quantity::Quantity};
 use crate::{
     objects::{items, pairs, text},
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
@@ -20,7 +20,7 @@ impl Plugin for LimitRanger {
         "LimitRanger"
     }
 
-    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
         if request.creates("", "pods") && pod["spec"].is_object() {
             for range in ranges(request) {
                 fill_in(pod, &range);
@@ -29,7 +29,7 @@ impl Plugin for LimitRanger {
         Ok(())
     }
 
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let Some(object) = object else { return Ok(()) };
         // Containers cannot change what they ask for afterwards, except by `resize`.
         let resizes = request.attributes.is("", "pods", "resize");

@@ -18,7 +18,7 @@ mod service_account;
 mod storage;
 mod tolerations;
 
-use crate::{authn::User, authz, authz::rbac::Rbac, objects::Objects, rejection::Rejection};
+use crate::{authn::User, authz, authz::rbac::Rbac, objects::Objects, status::Status};
 use fairlead_schema::Resource;
 use quota::Ledger;
 use serde_json::Value;
@@ -72,8 +72,8 @@ impl Attributes<'_> {
     }
 
     /// A refusal worded as upstream words those of admission.
-    pub fn forbidden(&self, why: impl fmt::Display) -> Rejection {
-        Rejection::forbidden(&self.resource.group, &self.resource.plural, self.name, why)
+    pub fn forbidden(&self, why: impl fmt::Display) -> Status {
+        Status::forbidden(self.resource, self.name, why)
     }
 }
 
@@ -99,7 +99,7 @@ impl Request<'_> {
         self.attributes.operation == Operation::Create && self.attributes.is(group, resource, "")
     }
 
-    fn forbidden(&self, why: impl fmt::Display) -> Rejection {
+    fn forbidden(&self, why: impl fmt::Display) -> Status {
         self.attributes.forbidden(why)
     }
 }
@@ -113,7 +113,7 @@ pub trait Plugin: Send + Sync {
     ///
     /// # Errors
     /// Why the request is refused.
-    fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
         let _ = (request, object);
         Ok(())
     }
@@ -122,7 +122,7 @@ pub trait Plugin: Send + Sync {
     ///
     /// # Errors
     /// Why the request is refused.
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let _ = (request, object);
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Chain {
         old: Option<&Value>,
         object: &mut Value,
         objects: &dyn Objects,
-    ) -> Result<Vec<String>, Rejection> {
+    ) -> Result<Vec<String>, Status> {
         let request = Request {
             attributes,
             old,
@@ -217,7 +217,7 @@ impl Chain {
         old: Option<&Value>,
         object: Option<&Value>,
         objects: &dyn Objects,
-    ) -> Result<Vec<String>, Rejection> {
+    ) -> Result<Vec<String>, Status> {
         let request = Request {
             attributes,
             old,
@@ -243,7 +243,7 @@ pub(crate) mod fixture {
     use crate::{
         authn::User,
         objects::{fake::Map, text},
-        rejection::Rejection,
+        status::Status,
     };
     use fairlead_schema::{Registry, Resource};
     use serde_json::Value;
@@ -283,7 +283,7 @@ pub(crate) mod fixture {
         }
 
         /// Both phases; the object as it became, and the warnings.
-        pub(crate) fn run(self, plugin: &dyn Plugin) -> Result<(Value, Vec<String>), Rejection> {
+        pub(crate) fn run(self, plugin: &dyn Plugin) -> Result<(Value, Vec<String>), Status> {
             let resource = resource(self.resource);
             let subject = self.object.clone().or_else(|| self.old.clone()).unwrap_or_default();
             let attributes = Attributes {

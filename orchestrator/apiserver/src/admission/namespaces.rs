@@ -3,7 +3,7 @@
 use super::{Operation, Plugin, Request};
 use crate::{
     objects::{terminating, text},
-    rejection::{Cause, Rejection},
+    status::Status,
 };
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ impl Plugin for Lifecycle {
         "NamespaceLifecycle"
     }
 
-    fn mutate(&self, request: &Request<'_>, _object: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, _object: &mut Value) -> Result<(), Status> {
         let attributes = request.attributes;
         let namespace = attributes.namespace;
         if namespace.is_empty() || attributes.is("", "namespaces", attributes.subresource) {
@@ -28,21 +28,21 @@ impl Plugin for Lifecycle {
             return Ok(());
         }
         let Some(found) = request.objects.get("core/namespaces", "", namespace) else {
-            return Err(Rejection::not_found("", "namespaces", namespace));
+            return Err(Status::not_found(("", "namespaces"), namespace));
         };
         let going = text(&found, "/status/phase") == "Terminating" || terminating(&found);
         if attributes.operation == Operation::Create && going {
             let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-            return Err(request.forbidden(why).with_cause(Cause {
-                reason: "NamespaceTerminating",
-                message: format!("namespace {namespace} is being terminated"),
-                field: "metadata.namespace".to_owned(),
-            }));
+            return Err(request.forbidden(why).with_cause(
+                "NamespaceTerminating",
+                format!("namespace {namespace} is being terminated"),
+                "metadata.namespace",
+            ));
         }
         Ok(())
     }
 
-    fn validate(&self, request: &Request<'_>, _object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, _object: Option<&Value>) -> Result<(), Status> {
         let attributes = request.attributes;
         let deletes = attributes.operation == Operation::Delete && attributes.is("", "namespaces", "");
         if deletes && IMMORTAL.contains(&attributes.name) {

@@ -4,7 +4,7 @@ use super::{Operation, Plugin, Request};
 use crate::{
     authz::node::{MIRROR_POD, NODE_LEASES, config_map_names, node_of, secret_names},
     objects::{annotation, items, pairs, text},
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ impl Plugin for NodeRestriction {
         "NodeRestriction"
     }
 
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let attributes = request.attributes;
         let Some(node) = node_of(attributes.user) else {
             return Ok(());

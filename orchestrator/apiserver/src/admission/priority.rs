@@ -3,7 +3,7 @@
 use super::{Operation, Plugin, Request};
 use crate::{
     objects::{flag, text},
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ impl Plugin for Priority {
         "Priority"
     }
 
-    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
         if !request.attributes.is("", "pods", "") || !pod["spec"].is_object() {
             return Ok(());
         }
@@ -52,7 +52,7 @@ impl Plugin for Priority {
         Ok(())
     }
 
-    fn validate(&self, request: &Request<'_>, class: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, class: Option<&Value>) -> Result<(), Status> {
         let Some(class) = class.filter(|_| request.attributes.is("scheduling.k8s.io", "priorityclasses", "")) else {
             return Ok(());
         };
@@ -75,7 +75,7 @@ impl Plugin for Priority {
 }
 
 /// Name, value and preemption policy of a class, or of the default one.
-fn class(request: &Request<'_>, name: &str) -> Result<(String, i64, String), Rejection> {
+fn class(request: &Request<'_>, name: &str) -> Result<(String, i64, String), Status> {
     const PREEMPT: &str = "PreemptLowerPriority";
     let found = if name.is_empty() {
         let all = request.objects.list("scheduling.k8s.io/priorityclasses", None);

@@ -10,7 +10,7 @@ use super::{
     limits::{Amounts, add, amounts},
     quantity::Quantity,
 };
-use crate::{objects::text, rejection::Rejection};
+use crate::{objects::text, status::Status};
 use charge::{Charge, matches, missing};
 use serde_json::Value;
 use std::{
@@ -73,7 +73,7 @@ impl Plugin for ResourceQuota {
         "ResourceQuota"
     }
 
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let attributes = request.attributes;
         let Some(object) = object else { return Ok(()) };
         let counted = attributes.subresource.is_empty() || attributes.is("", "pods", "resize");
@@ -139,7 +139,7 @@ fn check(
     old: Option<&Charge>,
     object: &Value,
     book: &Book,
-) -> Result<(), Rejection> {
+) -> Result<(), Status> {
     let name = text(quota, "/metadata/name");
     let hard = amounts(quota, "/spec/hard");
     if old.is_none()
@@ -238,7 +238,7 @@ mod tests {
             "resources": resources}]}})
     }
 
-    fn said(result: Result<(Value, Vec<String>), Rejection>) -> String {
+    fn said(result: Result<(Value, Vec<String>), Status>) -> String {
         result
             .err()
             .map(|it| it.message.split("forbidden: ").nth(1).unwrap_or_default().to_owned())

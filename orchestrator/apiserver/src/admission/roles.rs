@@ -6,7 +6,7 @@ use crate::{
         self, escalation,
         rbac::{GROUP, Rbac},
     },
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl Plugin for Escalation {
         "RBACEscalation"
     }
 
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let attributes = request.attributes;
         let Some(object) = object else { return Ok(()) };
         if &*attributes.resource.group != GROUP || attributes.operation == Operation::Delete {

@@ -3,7 +3,7 @@
 use super::{Plugin, Request, quantity::Quantity, service_account::push};
 use crate::{
     objects::{items, pairs, text},
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ impl Plugin for RuntimeClass {
         "RuntimeClass"
     }
 
-    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
         if !request.creates("", "pods") {
             return Ok(());
         }

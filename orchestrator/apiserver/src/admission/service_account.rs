@@ -4,7 +4,7 @@ use super::{Operation, Plugin, Request};
 use crate::{
     authz::node::MIRROR_POD,
     objects::{annotation, items, text},
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ impl Plugin for ServiceAccount {
         "ServiceAccount"
     }
 
-    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
         if !request.creates("", "pods") {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl Plugin for ServiceAccount {
         Ok(())
     }
 
-    fn validate(&self, request: &Request<'_>, pod: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, pod: Option<&Value>) -> Result<(), Status> {
         let ephemeral = request.attributes.is("", "pods", "ephemeralcontainers");
         if request.attributes.operation == Operation::Delete || !ephemeral {
             return Ok(());
@@ -79,7 +79,7 @@ impl Plugin for ServiceAccount {
 }
 
 /// Pods that a node shows us are run already: they may not use what the API hands out.
-fn mirror(request: &Request<'_>, pod: &Value) -> Result<(), Rejection> {
+fn mirror(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
     if !text(pod, "/spec/serviceAccountName").is_empty() {
         return Err(request.forbidden("a mirror pod may not reference service accounts"));
     }

@@ -3,7 +3,7 @@
 use super::{Operation, Plugin, Request, quantity::Quantity, service_account::push};
 use crate::{
     objects::{Objects, annotation, flag, text, texts},
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ impl Plugin for DefaultStorageClass {
         "DefaultStorageClass"
     }
 
-    fn mutate(&self, request: &Request<'_>, claim: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, claim: &mut Value) -> Result<(), Status> {
         if !request.creates("", "persistentvolumeclaims") || !claim["spec"].is_object() {
             return Ok(());
         }
@@ -62,7 +62,7 @@ impl Plugin for StorageObjectInUseProtection {
         "StorageObjectInUseProtection"
     }
 
-    fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
         let finalizer = if request.creates("", "persistentvolumes") {
             "kubernetes.io/pv-protection"
         } else if request.creates("", "persistentvolumeclaims") {
@@ -84,7 +84,7 @@ impl Plugin for ClaimResize {
         "PersistentVolumeClaimResize"
     }
 
-    fn validate(&self, request: &Request<'_>, claim: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, claim: Option<&Value>) -> Result<(), Status> {
         let update = request.attributes.operation == Operation::Update;
         let (Some(claim), Some(old)) = (claim, request.old) else {
             return Ok(());

@@ -3,7 +3,7 @@
 use super::{Operation, Plugin, Request, service_account::push};
 use crate::{
     objects::{items, text},
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ impl Plugin for DefaultTolerationSeconds {
         "DefaultTolerationSeconds"
     }
 
-    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
         if !request.attributes.is("", "pods", "") || !pod["spec"].is_object() {
             return Ok(());
         }
@@ -45,7 +45,7 @@ impl Plugin for TaintNodesByCondition {
         "TaintNodesByCondition"
     }
 
-    fn mutate(&self, request: &Request<'_>, node: &mut Value) -> Result<(), Rejection> {
+    fn mutate(&self, request: &Request<'_>, node: &mut Value) -> Result<(), Status> {
         if request.attributes.operation != Operation::Create || !request.attributes.is("", "nodes", "") {
             return Ok(());
         }

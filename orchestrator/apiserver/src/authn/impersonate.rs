@@ -3,7 +3,7 @@
 use super::{User, names, service_account};
 use crate::{
     authz::{Attributes, Authorizer, forbidden},
-    rejection::Rejection,
+    status::Status,
 };
 use http::HeaderMap;
 
@@ -15,14 +15,14 @@ const EXTRA: &str = "impersonate-extra-";
 ///
 /// # Errors
 /// 400 for groups, uid or extra without a user; 403 naming the first thing that is not allowed.
-pub fn apply(caller: User, headers: &HeaderMap, authorizer: &dyn Authorizer) -> Result<User, Rejection> {
+pub fn apply(caller: User, headers: &HeaderMap, authorizer: &dyn Authorizer) -> Result<User, Status> {
     match Wanted::read(headers)? {
         Some(wanted) => other(&caller, wanted, authorizer),
         None => Ok(caller),
     }
 }
 
-fn other(caller: &User, wanted: Wanted, authorizer: &dyn Authorizer) -> Result<User, Rejection> {
+fn other(caller: &User, wanted: Wanted, authorizer: &dyn Authorizer) -> Result<User, Status> {
     let check = |request: Attributes<'_>| {
         let decision = authorizer.authorize(&request);
         if decision.allowed() {
@@ -84,7 +84,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn read(headers: &HeaderMap) -> Result<Option<Self>, Rejection> {
+    fn read(headers: &HeaderMap) -> Result<Option<Self>, Status> {
         let one = |name: &str| headers.get(name).map(value).unwrap_or_default();
         let groups = headers.get_all("impersonate-group").iter().map(value).collect();
         let extra = headers.iter().filter_map(|(name, it)| {
@@ -107,7 +107,7 @@ impl Wanted {
         what.extend((!wanted.groups.is_empty()).then_some("groups"));
         what.extend((!wanted.extra.is_empty()).then_some("extra"));
         what.extend((!wanted.uid.is_empty()).then_some("uid"));
-        Err(Rejection::bad_request(format!(
+        Err(Status::bad_request(format!(
             "requested {} without impersonating a user",
             what.join(", ")
         )))

@@ -7,7 +7,7 @@ pub mod service_account;
 pub mod tokens;
 pub mod x509;
 
-use crate::{objects::Objects, rejection::Rejection};
+use crate::{objects::Objects, status::Status};
 use keys::KeyRing;
 use std::{collections::BTreeMap, sync::Arc};
 use tokens::TokenError;
@@ -119,12 +119,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// 401 without a reason in it; the reason is logged here, the token never.
-    pub fn authenticate(
-        &self,
-        credentials: Credentials<'_>,
-        objects: &dyn Objects,
-        now: i64,
-    ) -> Result<User, Rejection> {
+    pub fn authenticate(&self, credentials: Credentials<'_>, objects: &dyn Objects, now: i64) -> Result<User, Status> {
         if let Some(der) = credentials.certificate {
             match x509::user(der) {
                 Ok(user) => return Ok(user),
@@ -132,7 +127,7 @@ impl Authenticator {
                     // A certificate that names nobody may still come with a token that does.
                     tracing::debug!(%reason, "client certificate names no user");
                     if credentials.authorization.is_none() {
-                        return Err(Rejection::unauthorized());
+                        return Err(Status::unauthorized());
                     }
                 }
             }
@@ -140,18 +135,18 @@ impl Authenticator {
         if let Some(header) = credentials.authorization {
             let Some(token) = bearer(header) else {
                 tracing::debug!("authorization header holds no bearer token");
-                return Err(Rejection::unauthorized());
+                return Err(Status::unauthorized());
             };
             let verified = tokens::verify(&self.keys, token, &self.audiences, objects, now);
             return verified.map(|it| it.user).map_err(|reason| {
                 tracing::debug!(%reason, "token refused");
-                Rejection::unauthorized()
+                Status::unauthorized()
             });
         }
         if self.anonymous {
             return Ok(User::anonymous());
         }
-        Err(Rejection::unauthorized())
+        Err(Status::unauthorized())
     }
 
     /// As [`Self::authenticate`] for a bare token, with its own audiences: what `TokenReview` asks. Empty `audiences`: the

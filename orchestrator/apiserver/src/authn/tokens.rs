@@ -3,7 +3,7 @@
 use super::{User, keys::KeyRing, service_account};
 use crate::{
     objects::{Objects, text, texts},
-    rejection::{Cause, Rejection},
+    status::{Cause, Status},
 };
 use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -152,15 +152,15 @@ pub fn request(
     audiences: &[String],
     objects: &dyn Objects,
     now: i64,
-) -> Result<(Value, Issued), Rejection> {
+) -> Result<(Value, Issued), Status> {
     let account = objects.get("core/serviceaccounts", namespace, name);
-    let account = account.ok_or_else(|| Rejection::not_found("", "serviceaccounts", name))?;
+    let account = account.ok_or_else(|| Status::not_found(("", "serviceaccounts"), name))?;
     let uid = text(&account, "/metadata/uid");
     let asked_uid = text(request, "/metadata/uid");
     if !asked_uid.is_empty() && asked_uid != uid {
         let why =
             format!("the UID in the token request ({asked_uid}) does not match the UID of the service account ({uid})");
-        return Err(Rejection::conflict("", "serviceaccounts", name, why));
+        return Err(Status::conflict(("", "serviceaccounts"), name, why));
     }
     let life = match request.pointer("/spec/expirationSeconds") {
         None | Some(Value::Null) => DEFAULT_LIFE_S,
@@ -180,7 +180,7 @@ pub fn request(
     if let Some(reference) = request.pointer("/spec/boundObjectRef").filter(|it| !it.is_null()) {
         bind(&mut bound, reference, objects)?;
     }
-    let issued = issue(keys, bound, aud, life, now).map_err(Rejection::internal)?;
+    let issued = issue(keys, bound, aud, life, now).map_err(Status::internal)?;
     let mut answer = request.clone();
     if answer.is_object() {
         answer["spec"]["audiences"] = json!(issued.claims.aud);
@@ -221,7 +221,7 @@ pub fn issue(keys: &KeyRing, bound: Bound, aud: Vec<String>, life: i64, now: i64
     })
 }
 
-fn check_life(life: i64) -> Result<(), Rejection> {
+fn check_life(life: i64) -> Result<(), Status> {
     let message = if life < MIN_LIFE_S {
         "may not specify a duration less than 10 minutes"
     } else if life > MAX_LIFE_S {
@@ -234,10 +234,10 @@ fn check_life(life: i64) -> Result<(), Rejection> {
         message: format!("Invalid value: {life}: {message}"),
         field: "spec.expirationSeconds".to_owned(),
     };
-    Err(Rejection::invalid(GROUP, "TokenRequest", "", vec![cause]))
+    Err(Status::invalid_kind(GROUP, "TokenRequest", "", vec![cause]))
 }
 
-fn bind(bound: &mut Bound, reference: &Value, objects: &dyn Objects) -> Result<(), Rejection> {
+fn bind(bound: &mut Bound, reference: &Value, objects: &dyn Objects) -> Result<(), Status> {
     let (version, kind, name) = (
         text(reference, "/apiVersion"),
         text(reference, "/kind"),
@@ -246,7 +246,7 @@ fn bind(bound: &mut Bound, reference: &Value, objects: &dyn Objects) -> Result<(
     let find = |prefix: &str, namespace: &str, resource| {
         objects
             .get(prefix, namespace, name)
-            .ok_or_else(|| Rejection::not_found("", resource, name))
+            .ok_or_else(|| Status::not_found(("", resource), name))
     };
     let refer = |object: &Value| Reference {
         name: name.to_owned(),
@@ -257,7 +257,7 @@ fn bind(bound: &mut Bound, reference: &Value, objects: &dyn Objects) -> Result<(
             let pod = find("core/pods", &bound.namespace, "pods")?;
             let (own, other) = (&bound.serviceaccount.name, text(&pod, "/spec/serviceAccountName"));
             if own != other {
-                return Err(Rejection::bad_request(format!(
+                return Err(Status::bad_request(format!(
                     "cannot bind token for serviceaccount {own:?} to pod running with different serviceaccount name."
                 )));
             }
@@ -279,7 +279,7 @@ fn bind(bound: &mut Bound, reference: &Value, objects: &dyn Objects) -> Result<(
         ("v1", "Secret") => (find("core/secrets", &bound.namespace, "secrets")?, &mut bound.secret),
         ("v1", "Node") => (find("core/nodes", "", "nodes")?, &mut bound.node),
         _ => {
-            return Err(Rejection::bad_request(format!(
+            return Err(Status::bad_request(format!(
                 "cannot bind token for serviceaccount {:?} to object of type {version}, Kind={kind}",
                 bound.serviceaccount.name
             )));
@@ -292,7 +292,7 @@ fn bind(bound: &mut Bound, reference: &Value, objects: &dyn Objects) -> Result<(
             "the UID in the bound object reference ({reference_uid}) does not match the UID in record. The object might \
              have been deleted and then recreated"
         );
-        return Err(Rejection::conflict("", kind, name, why));
+        return Err(Status::conflict(("", kind), name, why));
     }
     *slot = Some(made);
     Ok(())

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     authn::{User, names},
     objects::text,
-    rejection::Rejection,
+    status::Status,
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -25,7 +25,7 @@ pub fn check(
     resource: &str,
     object: &Value,
     old: Option<&Value>,
-) -> Result<(), Rejection> {
+) -> Result<(), Status> {
     if user.in_group(names::MASTERS) || old.is_some_and(|old| only_collected(object, old)) {
         return Ok(());
     }
@@ -43,7 +43,7 @@ fn role(
     resource: &str,
     object: &Value,
     old: Option<&Value>,
-) -> Result<(), Rejection> {
+) -> Result<(), Status> {
     let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
     let request = Attributes {
         namespace,
@@ -54,7 +54,7 @@ fn role(
         return Ok(());
     }
     let aggregates = |role: &Value| role.pointer("/aggregationRule").is_some_and(|it| !it.is_null());
-    let refuse = |why| Err(Rejection::forbidden(GROUP, resource, name, why));
+    let refuse = |why| Err(Status::forbidden((GROUP, resource), name, why));
     if resource == "clusterroles" && (aggregates(object) || old.is_some_and(aggregates)) {
         // It may come to hold anything that others label for it, so only who has everything may say so.
         if let Err(why) = confirm(authorizer, rbac, user, namespace, &everything()) {
@@ -71,7 +71,7 @@ fn binding(
     user: &User,
     resource: &str,
     object: &Value,
-) -> Result<(), Rejection> {
+) -> Result<(), Status> {
     let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
     // What refers to nothing grants nothing; validation says what is wrong with it.
     let Some(role) = RoleRef::read(object) else {
@@ -86,9 +86,9 @@ fn binding(
         return Ok(());
     }
     let Some(rules) = rbac.role(&role, namespace) else {
-        return Err(Rejection::not_found(GROUP, role.resource(), &role.name));
+        return Err(Status::not_found((GROUP, role.resource()), &role.name));
     };
-    confirm(authorizer, rbac, user, namespace, &rules).map_err(|why| Rejection::forbidden(GROUP, resource, name, why))
+    confirm(authorizer, rbac, user, namespace, &rules).map_err(|why| Status::forbidden((GROUP, resource), name, why))
 }
 
 /// Whether the user has all these rights in the namespace; the sentence that says which are missing.

@@ -15,7 +15,7 @@ pub mod rule;
 #[cfg(test)]
 mod model_tests;
 
-use crate::{authn::User, authn::names, rejection::Rejection};
+use crate::{authn::User, authn::names, status::Status};
 use rule::{NonResourceRule, ResourceRule};
 use std::sync::Arc;
 
@@ -193,7 +193,7 @@ impl Authorizer for Chain {
 }
 
 /// The 403 of a request that nobody allowed, worded as upstream words it.
-pub fn forbidden(request: &Attributes<'_>, reason: &str) -> Rejection {
+pub fn forbidden(request: &Attributes<'_>, reason: &str) -> Status {
     // Upstream escapes what comes from outside, so that no browser takes the answer for a page.
     let sentence = sentence(request)
         .replace('&', "&amp;")
@@ -204,7 +204,7 @@ pub fn forbidden(request: &Attributes<'_>, reason: &str) -> Rejection {
     } else {
         format!("{sentence}: {reason}")
     };
-    Rejection::forbidden(request.group, request.resource, request.name, why)
+    Status::forbidden((request.group, request.resource), request.name, why)
 }
 
 fn sentence(request: &Attributes<'_>) -> String {
@@ -260,6 +260,6 @@ mod tests {
             forbidden(&path, "").message,
             "forbidden: User \"x\" cannot get path \"/a&lt;b\""
         );
-        assert_eq!(forbidden(&path, "").to_status()["code"], 403);
+        assert_eq!(forbidden(&path, "").to_json()["code"], 403);
     }
 }

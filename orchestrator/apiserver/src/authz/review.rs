@@ -4,7 +4,7 @@ use super::{Attributes, Authorizer, FieldRequirement, Opinion};
 use crate::{
     authn::{Authenticator, User},
     objects::{Objects, items, text, texts},
-    rejection::{Cause, Rejection},
+    status::{Cause, Status},
 };
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ const GROUP: &str = "authorization.k8s.io";
 ///
 /// # Errors
 /// 422 unless exactly one of resource and path is asked for.
-pub fn self_subject_access(review: &Value, caller: &User, authorizer: &dyn Authorizer) -> Result<Value, Rejection> {
+pub fn self_subject_access(review: &Value, caller: &User, authorizer: &dyn Authorizer) -> Result<Value, Status> {
     check_question(review, "SelfSubjectAccessReview")?;
     Ok(answered(review, decide(review, caller, authorizer)))
 }
@@ -23,7 +23,7 @@ pub fn self_subject_access(review: &Value, caller: &User, authorizer: &dyn Autho
 ///
 /// # Errors
 /// 422 unless somebody is named, and exactly one of resource and path.
-pub fn subject_access(review: &Value, authorizer: &dyn Authorizer) -> Result<Value, Rejection> {
+pub fn subject_access(review: &Value, authorizer: &dyn Authorizer) -> Result<Value, Status> {
     check_question(review, "SubjectAccessReview")?;
     let user = subject(review, "SubjectAccessReview")?;
     Ok(answered(review, decide(review, &user, authorizer)))
@@ -33,7 +33,7 @@ pub fn subject_access(review: &Value, authorizer: &dyn Authorizer) -> Result<Val
 ///
 /// # Errors
 /// As [`subject_access`]; 422 about paths; 400 about another namespace.
-pub fn local_subject_access(review: &Value, namespace: &str, authorizer: &dyn Authorizer) -> Result<Value, Rejection> {
+pub fn local_subject_access(review: &Value, namespace: &str, authorizer: &dyn Authorizer) -> Result<Value, Status> {
     let kind = "LocalSubjectAccessReview";
     check_question(review, kind)?;
     if present(review, "/spec/nonResourceAttributes") {
@@ -45,7 +45,7 @@ pub fn local_subject_access(review: &Value, namespace: &str, authorizer: &dyn Au
     }
     let user = subject(review, kind)?;
     if text(review, "/spec/resourceAttributes/namespace") != namespace {
-        return Err(Rejection::bad_request(format!(
+        return Err(Status::bad_request(format!(
             "spec.resourceAttributes.namespace must match namespace: {namespace}"
         )));
     }
@@ -56,10 +56,10 @@ pub fn local_subject_access(review: &Value, namespace: &str, authorizer: &dyn Au
 ///
 /// # Errors
 /// 400 without a namespace.
-pub fn self_subject_rules(review: &Value, caller: &User, authorizer: &dyn Authorizer) -> Result<Value, Rejection> {
+pub fn self_subject_rules(review: &Value, caller: &User, authorizer: &dyn Authorizer) -> Result<Value, Status> {
     let namespace = text(review, "/spec/namespace");
     if namespace.is_empty() {
-        return Err(Rejection::bad_request("no namespace on request"));
+        return Err(Status::bad_request("no namespace on request"));
     }
     let rules = authorizer.rules_of(caller, namespace);
     let mut status = json!({
@@ -82,15 +82,10 @@ pub fn self_subject(review: &Value, caller: &User) -> Value {
 ///
 /// # Errors
 /// 400 without a token.
-pub fn token(
-    review: &Value,
-    authenticator: &Authenticator,
-    objects: &dyn Objects,
-    now: i64,
-) -> Result<Value, Rejection> {
+pub fn token(review: &Value, authenticator: &Authenticator, objects: &dyn Objects, now: i64) -> Result<Value, Status> {
     let token = text(review, "/spec/token");
     if token.is_empty() {
-        return Err(Rejection::bad_request(
+        return Err(Status::bad_request(
             "token is required for TokenReview in authentication",
         ));
     }
@@ -132,16 +127,16 @@ fn present(review: &Value, pointer: &str) -> bool {
     review.pointer(pointer).is_some_and(|it| !it.is_null())
 }
 
-fn invalid(kind: &str, field: &str, message: &str) -> Rejection {
+fn invalid(kind: &str, field: &str, message: &str) -> Status {
     let cause = Cause {
         reason: "FieldValueInvalid",
         message: message.to_owned(),
         field: field.to_owned(),
     };
-    Rejection::invalid(GROUP, kind, "", vec![cause])
+    Status::invalid_kind(GROUP, kind, "", vec![cause])
 }
 
-fn check_question(review: &Value, kind: &str) -> Result<(), Rejection> {
+fn check_question(review: &Value, kind: &str) -> Result<(), Status> {
     let (resource, path) = ("/spec/resourceAttributes", "/spec/nonResourceAttributes");
     if present(review, resource) == present(review, path) {
         let message = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
@@ -150,7 +145,7 @@ fn check_question(review: &Value, kind: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn subject(review: &Value, kind: &str) -> Result<User, Rejection> {
+fn subject(review: &Value, kind: &str) -> Result<User, Status> {
     let user = User {
         name: text(review, "/spec/user").to_owned(),
         uid: text(review, "/spec/uid").to_owned(),

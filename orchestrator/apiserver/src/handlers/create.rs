@@ -30,7 +30,7 @@ pub(crate) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>> 
     let mut value = call.check_fields(payload, options.field_validation)?;
     call.check_kind(&mut value)?;
     if call.resource.storage.is_none() {
-        return hooks::answer(call, value).await;
+        return hooks::answer(call, &value);
     }
     let manager = call.manager(&options);
     let made = store(call, value, &options, Some(&manager)).await?;
@@ -41,7 +41,7 @@ pub(crate) async fn create(call: &Call, body: &Bytes) -> Result<Response<Body>> 
 pub(crate) fn respond(call: &Call, code: StatusCode, outcome: Outcome) -> Result<Response<Body>> {
     match outcome {
         Outcome::Stored(entry) => present::entry(call, code, &entry),
-        Outcome::Gone(entry) => present::entry(call, StatusCode::OK, &entry),
+        Outcome::Gone(value) => present::one(call, StatusCode::OK, &value),
         Outcome::Dry(value) => present::one(call, code, &value),
     }
 }
@@ -67,7 +67,7 @@ pub(crate) async fn store(
     let prefix = object::meta(&value, "generateName").to_owned();
     if given.is_empty() && prefix.is_empty() {
         let cause = crate::status::Cause {
-            reason: "FieldValueRequired".to_owned(),
+            reason: "FieldValueRequired",
             message: "Required value: name or generateName is required".to_owned(),
             field: "metadata.name".to_owned(),
         };

@@ -14,8 +14,9 @@ use crate::{
 use bytes::Bytes;
 use fairlead_store::{Entry, Expect, Operation, StoreError};
 use http::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 const TRIES: usize = 16;
 
@@ -153,7 +154,9 @@ fn mark(call: &Call, options: &DeleteOptions, old: &Value) -> Option<Value> {
         // Grace only ever gets shorter.
         return Some(new);
     }
-    let at = call.now + Duration::from_secs(grace);
+    // Who asks for more than the calendar holds gets all of it.
+    let grace = i64::try_from(grace).unwrap_or(i64::MAX);
+    let at = call.now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
     object::set_meta(&mut new, "deletionTimestamp", Some(json!(object::time(at))));
     object::set_meta(&mut new, "deletionGracePeriodSeconds", Some(json!(grace)));
     if let Some(generation) = old["metadata"]["generation"].as_i64() {
@@ -174,10 +177,8 @@ pub(crate) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Respo
         let one = call.for_namespace(&entry.key.namespace);
         match remove(&one, &entry.key.name, &delete_options).await {
             Ok(Removed::Gone(entry)) => deleted.push(present::object_of(&call.resource, &entry)?),
-            Ok(Removed::Later(Outcome::Stored(entry) | Outcome::Gone(entry))) => {
-                deleted.push(present::object_of(&call.resource, &entry)?);
-            }
-            Ok(Removed::Later(Outcome::Dry(value))) => deleted.push(value),
+            Ok(Removed::Later(Outcome::Stored(entry))) => deleted.push(present::object_of(&call.resource, &entry)?),
+            Ok(Removed::Later(Outcome::Gone(value) | Outcome::Dry(value))) => deleted.push(value),
             Err(status) if status.reason == "NotFound" => {}
             Err(status) => return Err(status),
         }

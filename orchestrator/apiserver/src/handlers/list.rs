@@ -58,8 +58,8 @@ impl Filter {
         Ok(Self {
             namespace: (call.resource.scope == Scope::Namespaced && !call.info.namespace.is_empty())
                 .then(|| call.info.namespace.clone()),
-            // A path of the form watch/…/NAME.
-            name: (!call.info.name.is_empty() && fields.exact_name().is_none()).then(|| call.info.name.clone()),
+            // What was authorized: of a path as watch/…/NAME, or of the field selector.
+            name: (!call.info.name.is_empty()).then(|| call.info.name.clone()),
             labels: LabelSelector::parse(&options.label_selector)?,
             fields,
         })
@@ -109,7 +109,7 @@ pub(crate) async fn list(call: &Call) -> Result<Response<Body>> {
     let filter = Filter::read(call, &options)?;
     let page = page(call, &options, &filter).await?;
     match call.accept.form {
-        Form::Object if !call.accept.yaml => objects(call, page),
+        Form::Object if !call.accept.yaml => objects(call, &page),
         form => transformed(call, form, &options, &page),
     }
 }
@@ -154,7 +154,11 @@ async fn snapshot(call: &Call, prefix: &str, options: &ListOptions, token: Optio
     let cache = &call.server.cache;
     let asked = options.revision()?;
     let exact = match (token, asked) {
-        (Some(token), _) => token.revision(),
+        (Some(token), _) => {
+            let revision = token.revision();
+            wait_for(call, revision.unwrap_or(0)).await?;
+            revision
+        }
         (None, None | Some(0)) => None,
         (None, Some(revision)) => {
             wait_for(call, revision).await?;
@@ -197,9 +201,9 @@ fn list_meta(page: &Page) -> Value {
 }
 
 /// The list as stored texts behind one another: objects are neither parsed nor copied.
-fn objects(call: &Call, page: Page) -> Result<Response<Body>> {
+fn objects(call: &Call, page: &Page) -> Result<Response<Body>> {
     let head = json!({
-        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "metadata": list_meta(&page),
+        "kind": call.resource.list_kind(), "apiVersion": call.resource.api_version(), "metadata": list_meta(page),
     });
     let mut head = serde_json::to_vec(&head).unwrap_or_default();
     head.pop();

@@ -24,6 +24,10 @@ use http::{HeaderMap, Response};
 use jiff::Timestamp;
 use std::sync::{Arc, Mutex};
 
+/// Most text of all warnings of one answer, bytes, and of one, characters: they travel in headers, which clients bound.
+const MAX_WARNINGS: usize = 4 * 1024;
+const MAX_WARNING: usize = 1024;
+
 /// One request about objects, with everything that was found out about it.
 pub(crate) struct Call {
     pub(crate) server: Arc<ApiServer>,
@@ -71,13 +75,21 @@ impl Call {
     /// Tells the client something besides the answer. Source: RFC 7234 §5.5, code 299.
     pub(crate) fn warn(&self, text: String) {
         let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !warnings.contains(&text) {
-            warnings.push(text);
+        let room = MAX_WARNINGS.saturating_sub(warnings.iter().map(String::len).sum());
+        if room > 0 && !warnings.contains(&text) {
+            warnings.push(text.chars().take(room.min(MAX_WARNING)).collect());
         }
     }
 
     pub(crate) fn write_options(&self) -> Result<WriteOptions> {
-        WriteOptions::read(&self.query)
+        let options = WriteOptions::read(&self.query)?;
+        managed_fields::check_manager_name(&options.field_manager).map_err(|why| {
+            Status::bad_request(format!(
+                "fieldManager: Invalid value: {:?}: {why}",
+                options.field_manager
+            ))
+        })?;
+        Ok(options)
     }
 
     /// Who manages the fields that this request sets: as it says, else the program's name.

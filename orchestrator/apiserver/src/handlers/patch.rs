@@ -25,6 +25,9 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 const APPLY_YAML: &str = "application/apply-patch+yaml";
 
+/// What a patch makes of an object.
+type Changer<'a> = Box<dyn Fn(Option<&Value>) -> Result<Change> + Send + Sync + 'a>;
+
 /// PATCH of the object itself.
 pub(crate) async fn patch(call: &Call, body: &Bytes) -> Result<Response<Body>> {
     part(call, body, Part::Main).await
@@ -41,7 +44,7 @@ pub(crate) async fn part(call: &Call, body: &Bytes, part: Part<'_>) -> Result<Re
         ));
     }
     let (options, manager) = (&options, &call.manager(&options));
-    let change: Box<dyn Fn(Option<&Value>) -> Result<Change> + Send + Sync + '_> = match media_type.as_str() {
+    let change: Changer<'_> = match media_type.as_str() {
         JSON_PATCH => {
             let patch: Value = serde_json::from_slice(body)
                 .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
@@ -123,7 +126,7 @@ fn patched(
     if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
         let fault = format!("strict decoding error: {}", unknown.join(", "));
         let cause = crate::status::Cause {
-            reason: "FieldValueInvalid".to_owned(),
+            reason: "FieldValueInvalid",
             message: format!("Invalid value: {fault}"),
             field: "patch".to_owned(),
         };

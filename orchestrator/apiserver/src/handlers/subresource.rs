@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     hooks,
-    http::Body,
+    http::{Body, Form},
     object,
     status::{Result, Status, success},
 };
@@ -69,6 +69,30 @@ fn scale_of(object: &Value, paths: &Scale) -> Value {
     })
 }
 
+/// A Scale as `kubectl get --subresource=scale` shows it.
+fn scale_table(call: &Call, scale: &Value) -> Value {
+    let column = |name: &str, kind: &str, format: &str, description: &str| json!({ "name": name, "type": kind, "format": format, "description": description, "priority": 0 });
+    let version = call.accept.meta_version();
+    let made: Option<jiff::Timestamp> = object::meta(scale, "creationTimestamp").parse().ok();
+    let age = made.map_or("<unknown>".to_owned(), |made| {
+        fairlead_schema::table::human_duration(call.now.duration_since(made))
+    });
+    json!({
+        "kind": "Table", "apiVersion": version,
+        "metadata": { "resourceVersion": object::meta(scale, "resourceVersion") },
+        "columnDefinitions": [
+            column("Name", "string", "name", "The name of the object that is scaled."),
+            column("Desired", "integer", "", "How many replicas are wanted."),
+            column("Available", "integer", "", "How many replicas there are."),
+            column("Age", "string", "", "The time since the object was made."),
+        ],
+        "rows": [{
+            "cells": [scale["metadata"]["name"], scale["spec"]["replicas"], scale["status"]["replicas"], age],
+            "object": object::partial(scale, version),
+        }],
+    })
+}
+
 /// A selector as `-l` takes it, from text, a map of labels, or a `LabelSelector`.
 fn selector_text(selector: &Value) -> String {
     if let Some(text) = selector.as_str() {
@@ -100,7 +124,11 @@ fn selector_text(selector: &Value) -> String {
 async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response<Body>> {
     if call.info.verb == "get" {
         let object = present::object_of(&call.resource, &*call.entry()?)?;
-        return Ok(call.json(StatusCode::OK, &scale_of(&object, paths)));
+        let scale = scale_of(&object, paths);
+        return Ok(match call.accept.form {
+            Form::Table => call.json(StatusCode::OK, &scale_table(call, &scale)),
+            _ => call.json(StatusCode::OK, &scale),
+        });
     }
     let options = call.write_options()?;
     let manager = call.manager(&options);
@@ -127,7 +155,7 @@ async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response
         let replicas = wanted["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
             let cause = crate::status::Cause {
-                reason: "FieldValueInvalid".to_owned(),
+                reason: "FieldValueInvalid",
                 message: format!("Invalid value: {replicas}: must be greater than or equal to 0"),
                 field: "spec.replicas".to_owned(),
             };
@@ -146,8 +174,8 @@ async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response
     };
     let (outcome, _) = call.modify(Part::Other("scale"), &options, false, &change).await?;
     let object = match outcome {
-        Outcome::Stored(entry) | Outcome::Gone(entry) => present::object_of(&call.resource, &entry)?,
-        Outcome::Dry(value) => value,
+        Outcome::Stored(entry) => present::object_of(&call.resource, &entry)?,
+        Outcome::Gone(value) | Outcome::Dry(value) => value,
     };
     Ok(call.json(StatusCode::OK, &scale_of(&object, paths)))
 }
@@ -166,7 +194,7 @@ async fn binding(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
         ));
     }
     bind(call, &options, &binding, &node).await?;
-    Ok(call.json(StatusCode::CREATED, &success(&crate::status::Details::default())))
+    Ok(created(call))
 }
 
 async fn bind(
@@ -179,7 +207,8 @@ async fn bind(
     let uid = object::meta(binding, "uid").to_owned();
     let change = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&call.resource, &call.info.name))?;
-        let conflict = |why: String| Status::conflict(&call.resource, &call.info.name, why);
+        let bindings = ("", "pods/binding");
+        let conflict = |why: String| Status::conflict(bindings, &call.info.name, why);
         if object::is_terminating(old) {
             return Err(conflict(format!(
                 "pod {} is being deleted, cannot be assigned to a host",
@@ -246,5 +275,12 @@ async fn eviction(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
         call.server.spend_disruption(&pod).await?;
     }
     super::delete::remove(call, &call.info.name, &options).await?;
-    Ok(call.json(StatusCode::CREATED, &success(&crate::status::Details::default())))
+    Ok(created(call))
+}
+
+/// The answer to what was posted and is kept nowhere.
+fn created(call: &Call) -> Response<Body> {
+    let mut status = success(&crate::status::Details::default());
+    status["code"] = json!(StatusCode::CREATED.as_u16());
+    call.json(StatusCode::CREATED, &status)
 }

@@ -20,6 +20,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 
 /// How long a watch lasts when the client does not say, seconds: a random time in this range, as upstream.
 const LIFETIME_S: std::ops::Range<u64> = 1800..3600;
+/// The longest that a client gets, seconds: a year, far from the end of the clock.
+const LONGEST_S: u64 = 365 * 24 * 3600;
 /// Time between bookmarks, upstream's value.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Marks the bookmark behind the initial events. Source: KEP-3157.
@@ -57,9 +59,8 @@ pub(crate) async fn watch(call: &Arc<Call>) -> Result<Response<Body>> {
             asked.filter(|_| options.send_initial_events.is_none()).unwrap_or(now),
         )
     };
-    let lifetime = options
-        .timeout_s
-        .unwrap_or_else(|| rand::rng().random_range(LIFETIME_S));
+    let asked = options.timeout_s.filter(|it| *it > 0).map(|it| it.min(LONGEST_S));
+    let lifetime = asked.unwrap_or_else(|| rand::rng().random_range(LIFETIME_S));
     let mut stream = Stream {
         call: Arc::clone(call),
         filter,

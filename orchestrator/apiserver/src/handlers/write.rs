@@ -12,6 +12,7 @@ use crate::{
     managed_fields::{self, Tracked, Write},
     object,
     status::{Cause, Result, Status},
+    value::{MAX_DEPTH, deeper_than},
 };
 use fairlead_schema::{Resource, Scope, defaults, strict, validate};
 use fairlead_store::{Durability, Entry, Expect, Key, Operation, StoreError, Txn};
@@ -50,8 +51,8 @@ pub(crate) enum Outcome {
     Stored(Arc<Entry>),
     /// As it would be stored (dry run), in the requested version.
     Dry(Value),
-    /// The last finalizer went, and the object with it.
-    Gone(Arc<Entry>),
+    /// The last finalizer went, and the object with it: as the client left it, in the requested version.
+    Gone(Value),
 }
 
 impl Call {
@@ -151,6 +152,11 @@ impl Call {
         if let Some(manager) = manager {
             let (version, tracked) = (self.resource.api_version(), self.tracked(part));
             managed_fields::update(&self.owner(manager, &part, &version, &tracked), old, new);
+        }
+        if deeper_than(new, MAX_DEPTH) {
+            // It could be stored, and never be read again.
+            let why = format!("exceeded max depth of {MAX_DEPTH}; flatten the object");
+            return Err(Status::bad_request(format!("{} {name:?}: {why}", self.resource.qualified())));
         }
         let causes = match (part, old) {
             (Part::Main, _) | (_, None) => validate::object(&self.resource, old, new),
@@ -252,7 +258,7 @@ impl Call {
                     hooks::after_update(self, &old, &new);
                     return Ok(match stored {
                         Some(stored) => (Outcome::Stored(stored), false),
-                        None => (Outcome::Gone(entry), false),
+                        None => (Outcome::Gone(new), false),
                     });
                 }
                 Err(StoreError::Conflict { .. }) if !pinned => {

@@ -84,7 +84,7 @@ fn quality_of_service(pod: &Value) -> &'static str {
 }
 
 fn is_zero(quantity: &str) -> bool {
-    let digits = quantity.chars().filter(|it| it.is_ascii_digit());
+    let digits = quantity.chars().filter(char::is_ascii_digit);
     digits.clone().count() > 0 && digits.into_iter().all(|it| it == '0')
 }
 

@@ -12,16 +12,16 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 
 /// Answers a review.
-pub(crate) fn answer(call: &Call, value: Value) -> Result<Response<Body>> {
+pub(crate) fn answer(call: &Call, value: &Value) -> Result<Response<Body>> {
     let server = &call.server;
     let authorizer = &server.authorizer;
     let answered = match &*call.resource.kind {
-        "SelfSubjectAccessReview" => review::self_subject_access(&value, &call.user, authorizer)?,
-        "SubjectAccessReview" => review::subject_access(&value, authorizer)?,
-        "LocalSubjectAccessReview" => review::local_subject_access(&value, &call.info.namespace, authorizer)?,
-        "SelfSubjectRulesReview" => review::self_subject_rules(&value, &call.user, authorizer)?,
-        "SelfSubjectReview" => review::self_subject(&value, &call.user),
-        "TokenReview" => review::token(&value, &server.authenticator, &**server, call.now.as_second())?,
+        "SelfSubjectAccessReview" => review::self_subject_access(value, &call.user, authorizer)?,
+        "SubjectAccessReview" => review::subject_access(value, authorizer)?,
+        "LocalSubjectAccessReview" => review::local_subject_access(value, &call.info.namespace, authorizer)?,
+        "SelfSubjectRulesReview" => review::self_subject_rules(value, &call.user, authorizer)?,
+        "SelfSubjectReview" => review::self_subject(value, &call.user),
+        "TokenReview" => review::token(value, &server.authenticator, &**server, call.now.as_second())?,
         _ => return Err(Status::method_not_allowed(&call.resource, "create")),
     };
     Ok(call.json(StatusCode::CREATED, &answered))

@@ -78,12 +78,8 @@ fn reserved(size: u128, step: u128, least: u128, most: u128) -> u128 {
     }
 }
 
-fn invalid(field: &str, reason: &str, message: String) -> Cause {
-    Cause {
-        reason: reason.to_owned(),
-        message,
-        field: field.to_owned(),
-    }
+fn invalid(field: &str, reason: &'static str, message: String) -> Cause {
+    Cause::new(reason, message, field)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -670,6 +666,7 @@ mod tests {
         )
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "called with literals")]
     fn service(name: &str, spec: Value) -> Value {
         json!({ "metadata": { "namespace": "default", "name": name }, "spec": spec })
     }

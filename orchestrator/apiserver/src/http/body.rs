@@ -54,7 +54,8 @@ pub fn with_type(code: StatusCode, media_type: &'static str, body: Body) -> Resp
 impl Status {
     /// The answer that says so.
     pub fn response(&self) -> Response<Body> {
-        let mut response = json(self.code, &self.to_json());
+        let code = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = json(code, &self.to_json());
         if self.details.retry_after_s > 0 {
             let seconds = self.details.retry_after_s.into();
             response.headers_mut().insert(header::RETRY_AFTER, seconds);

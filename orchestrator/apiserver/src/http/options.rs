@@ -2,9 +2,10 @@
 
 use crate::{
     request_info::parameters,
-    status::{Result, Status},
+    status::{Cause, Result, Status},
 };
 use serde_json::Value;
+use std::{borrow::Cow, collections::HashSet};
 
 /// Parameters of get, list and watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,12 @@ fn invalid(name: &str, value: &str, why: &str) -> Status {
     Status::bad_request(format!("parameter {name}: invalid value {value:?}: {why}"))
 }
 
+/// Parameters of a query; of several with one name the first, as authorization reads them.
+fn first_of_each(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    let mut known = HashSet::new();
+    parameters(query).filter(move |(name, _)| known.insert(name.clone()))
+}
+
 fn boolean(name: &str, value: &str) -> Result<bool> {
     match value {
         "true" | "1" | "True" | "TRUE" | "t" => Ok(true),
@@ -76,7 +83,7 @@ impl ListOptions {
             watch,
             ..Self::default()
         };
-        for (name, value) in parameters(query) {
+        for (name, value) in first_of_each(query) {
             let value = value.into_owned();
             match &*name {
                 "labelSelector" => options.label_selector = value,
@@ -119,8 +126,12 @@ impl ListOptions {
     /// Combinations that the API forbids.
     fn check(&self) -> Result<()> {
         let forbidden = |field: &str, why: &str| {
-            let message = format!("{field}: Forbidden: {why}");
-            Err(Status::bad_request(message.clone()).with_cause("FieldValueForbidden", message, field))
+            let cause = Cause {
+                reason: "FieldValueForbidden",
+                message: format!("Forbidden: {why}"),
+                field: field.to_owned(),
+            };
+            Err(Status::invalid_kind("meta.k8s.io", "ListOptions", "", vec![cause]))
         };
         let version = self.resource_version.as_str();
         if self.watch {
@@ -226,9 +237,6 @@ impl WriteOptions {
         for (name, value) in parameters(query) {
             match &*name {
                 "dryRun" => options.dry_run |= dry_run([&*value])?,
-                "fieldManager" if value.len() > 128 => {
-                    return Err(invalid(&name, &value, "may not be longer than 128 characters"));
-                }
                 "fieldManager" => options.field_manager = value.into_owned(),
                 "fieldValidation" => {
                     options.field_validation = match &*value {

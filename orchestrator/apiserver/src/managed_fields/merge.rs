@@ -17,12 +17,15 @@ impl Typed<'_> {
             return live.or(applied).cloned();
         };
         match self.shape(applied) {
+            // A `null` in place of a container says nothing about its parts.
+            Shape::Fields(_) | Shape::Items(_) if applied.is_null() && (live.is_object() || live.is_array()) => {
+                Some(live.clone())
+            }
             Shape::Fields(_) => {
                 let (live_fields, applied_fields) = (fields(live), fields(applied));
                 if live_fields.is_none_or(Map::is_empty) && applied_fields.is_none_or(Map::is_empty) {
                     return Some(applied.clone());
                 }
-                // A `null` in place of an object says nothing about its fields.
                 let mut merged = live_fields.cloned().unwrap_or_default();
                 for (name, value) in applied_fields.into_iter().flatten() {
                     let value = self.field(name).merge(merged.get(name), Some(value));

@@ -41,7 +41,7 @@ pub struct Write<'a> {
     pub api_version: &'a str,
     /// As `Deployment`.
     pub kind: &'a str,
-    /// Who writes: [`manager_name`]. Empty is `unknown`.
+    /// Who writes: [`manager_name()`]. Empty is `unknown`.
     pub manager: &'a str,
     /// As `status`; empty for the main resource.
     pub subresource: &'a str,

@@ -36,7 +36,11 @@ const NOT_FORWARDED: [HeaderName; 9] = [
 
 /// Answers `log`, `exec`, `attach`, `portforward` and `proxy`.
 pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<Body>> {
-    let target = target::find(call)?;
+    let Some(target) = target::find(call)? else {
+        let mut nothing = Response::new(body::full(Bytes::new()));
+        *nothing.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(nothing);
+    };
     let upgrade = upgrade_of(&call.headers);
     let mut request = Request::builder()
         .method(call.method.clone())
@@ -105,11 +109,6 @@ fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
         .flat_map(|it| it.split(','))
         .any(|it| it.trim().eq_ignore_ascii_case("upgrade"));
     headers.get(header::UPGRADE).filter(|_| asks).cloned()
-}
-
-/// Whether a request wants to take the connection over.
-pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
-    upgrade_of(headers).is_some()
 }
 
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {

@@ -24,9 +24,9 @@ pub(super) struct Target {
     pub(super) tls: bool,
 }
 
-/// Finds it.
-pub(super) fn find(call: &Call) -> Result<Target> {
-    match (&*call.resource.plural, call.info.subresource.as_str()) {
+/// Finds it; `None` where nothing is to be had yet: the log of a pod without a node.
+pub(super) fn find(call: &Call) -> Result<Option<Target>> {
+    let target = match (&*call.resource.plural, call.info.subresource.as_str()) {
         ("pods", "proxy") => pod_proxy(call),
         ("services", "proxy") => service_proxy(call),
         ("nodes", "proxy") => {
@@ -34,9 +34,10 @@ pub(super) fn find(call: &Call) -> Result<Target> {
             let path = format!("/{}", call.info.rest.join("/"));
             kubelet(&call.server, &name, with_query(path, &call.query))
         }
-        ("pods", subresource) => kubelet_of_pod(call, subresource),
+        ("pods", subresource) => return kubelet_of_pod(call, subresource),
         _ => Err(Status::no_such_path()),
-    }
+    };
+    target.map(Some)
 }
 
 fn with_query(path: String, query: &str) -> String {
@@ -162,7 +163,7 @@ fn kubelet(server: &ApiServer, node: &str, path_and_query: String) -> Result<Tar
     })
 }
 
-fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Target> {
+fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Option<Target>> {
     let pod = stored(call, &call.info.name)?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -215,10 +216,13 @@ fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Target> {
             format!("/{subresource}/{namespace}/{name}/{container}")
         }
     };
+    if node.is_empty() && subresource == "log" {
+        return Ok(None);
+    }
     if node.is_empty() {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
-    kubelet(&call.server, node, with_query(path, &query.finish()))
+    kubelet(&call.server, node, with_query(path, &query.finish())).map(Some)
 }
 
 /// The container that is meant: the named one, or the only one.

@@ -175,7 +175,7 @@ pub fn check(path: &Path) -> Result<Report, StoreError> {
     let file = path.join(DATABASE);
     fs::metadata(&file).map_err(|it| failed("reading", &file, it))?;
     // Before anything changes the file: a log that does not fit is told, and kept.
-    let report = check_file(&file, &file)?;
+    check_file(&file, &file)?;
     let store = super::RedbStore::open(
         path,
         super::Options {
@@ -185,29 +185,14 @@ pub fn check(path: &Path) -> Result<Report, StoreError> {
     )?;
     store.close();
     drop(store);
-    let replayed = check_file(&file, &file)?;
-    Ok(if report.writes == replayed.writes {
-        report
-    } else {
-        replayed
-    })
+    check_file(&file, &file)
 }
 
 fn check_file(file: &Path, named: &Path) -> Result<Report, StoreError> {
     fs::metadata(file).map_err(|it| failed("reading", named, it))?;
     let (mut database, _) = tables::open(file)?;
-    tables::guarded(named, || {
-        match database.get_mut().check_integrity() {
-            Ok(true) => {}
-            Ok(false) => {
-                let reason = "redb's own check had to repair it".to_owned();
-                return Err(Fault::Damaged(reason).at(named));
-            }
-            Err(redb::DatabaseError::Storage(error)) => return Err(Fault::from(error).at(named)),
-            Err(error) => return Err(Fault::Damaged(error.to_string()).at(named)),
-        }
-        walk(database.get()).map_err(|it| it.at(named))
-    })
+    tables::verify(&mut database, named)?;
+    tables::guarded(named, || walk(database.get()).map_err(|it| it.at(named)))
 }
 
 fn walk(database: &Database) -> Result<Report, Fault> {

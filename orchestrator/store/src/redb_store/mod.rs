@@ -184,14 +184,24 @@ impl RedbStore {
             what: format!("making the store's directory {}", directory.display()),
             source,
         })?;
-        let (database, meta) = tables::open(&directory.join(DATABASE))?;
+        let (mut database, meta) = tables::open_store(directory)?;
+        if meta.reserved > meta.revision {
+            // It was not closed. Every row's own checksum is read anyway; this is about what lies between them.
+            tables::verify(&mut database, &directory.join(DATABASE))?;
+        }
         let recovered = wal::recover(directory)?;
         let meta = tables::replay(database.get(), &directory.join(DATABASE), meta, &recovered)?;
         let wal = wal::Wal::create(directory, options.log_bytes, meta.generation, meta.revision)?;
-        Ok(Self::start(directory, options, database, &meta, wal))
+        Self::start(directory, options, database, &meta, wal)
     }
 
-    fn start(directory: &Path, options: Options, database: OpenFile, meta: &Meta, wal: wal::Wal) -> Self {
+    fn start(
+        directory: &Path,
+        options: Options,
+        database: OpenFile,
+        meta: &Meta,
+        wal: wal::Wal,
+    ) -> Result<Self, StoreError> {
         let inner = Arc::new(Inner {
             directory: directory.to_owned(),
             options,
@@ -215,12 +225,23 @@ impl RedbStore {
         let (commands, received) = mpsc::channel();
         let writer = writer::Writer::new(Arc::clone(&inner), received, wal, meta);
         let background = background::Background::new(Arc::clone(&inner), meta);
-        let threads = vec![thread::spawn(|| writer.run()), thread::spawn(|| background.run())];
-        Self {
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let what = || format!("starting the thread {name} of the store");
+            thread::Builder::new()
+                .name(name.into())
+                .spawn(work)
+                .map_err(|source| StoreError::Io { what: what(), source })
+        };
+        // If the second cannot be started, the first ends with the channel of commands.
+        let threads = vec![
+            spawn("store-writer", Box::new(|| writer.run()))?,
+            spawn("store-redb", Box::new(|| background.run()))?,
+        ];
+        Ok(Self {
             inner,
             commands,
             threads: Mutex::new(threads),
-        }
+        })
     }
 
     /// Makes everything durable and ends. Every call from now on says [`StoreError::Closed`].

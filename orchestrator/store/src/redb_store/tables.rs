@@ -1,7 +1,7 @@
 //! The tables in redb's file, and how it is opened: history by revision, current revision by key, and a few numbers.
 
 use super::{
-    BLOCK, DATABASE_CACHE,
+    BLOCK, DATABASE, DATABASE_CACHE,
     row::{Row, decode_key, encode_key},
     wal::Recovered,
 };
@@ -11,6 +11,7 @@ use redb::{
     WriteTransaction,
 };
 use std::{
+    fs::{self, File, TryLockError},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -176,75 +177,123 @@ pub(super) fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreErro
 }
 
 /// redb's file while it is open. redb may panic in a damaged file, and after that also when it is closed.
-pub(super) struct OpenFile(Option<Database>);
+pub(super) struct OpenFile {
+    database: Option<Database>,
+    /// Keeps other processes out of the store's directory; released after redb's file.
+    _lock: Option<File>,
+}
 
 impl OpenFile {
     pub(super) fn get(&self) -> &Database {
         // Only `drop` takes it out.
-        self.0.as_ref().expect("redb's file is open")
+        self.database.as_ref().expect("redb's file is open")
     }
 
     pub(super) fn get_mut(&mut self) -> &mut Database {
-        self.0.as_mut().expect("redb's file is open")
+        self.database.as_mut().expect("redb's file is open")
     }
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        let database = self.0.take();
+        let database = self.database.take();
         if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
             tracing::error!("redb's file could not be closed in order; it may be damaged");
         }
     }
 }
 
-/// Opens redb's file, or makes an empty one.
-pub(super) fn open(path: &Path) -> Result<(OpenFile, Meta), StoreError> {
-    guarded(path, || {
-        let new = !path.exists();
-        let opened = Database::builder().set_cache_size(DATABASE_CACHE).create(path);
-        let opened = opened.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => {
-                let what = format!(
-                    "the store {} is in use by another process; stop that first",
-                    path.display()
-                );
-                StoreError::Io {
-                    what,
-                    source: io::ErrorKind::WouldBlock.into(),
-                }
-            }
-            DatabaseError::Storage(error) => Fault::from(error).at(path),
-            error => Fault::Damaged(error.to_string()).at(path),
-        })?;
-        let database = OpenFile(Some(opened));
-        let meta = if new {
-            begin(database.get())
-        } else {
-            existing(database.get())
+/// Opens the store's file in a directory, for this process alone, or makes an empty one.
+pub(super) fn open_store(directory: &Path) -> Result<(OpenFile, Meta), StoreError> {
+    let path = directory.join(DATABASE);
+    let at = |what: &str| {
+        let what = format!("{what} {}", directory.display());
+        move |source| StoreError::Io { what, source }
+    };
+    let lock = directory.join("lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(lock)
+        .map_err(at("locking the store"))?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => in_use(directory),
+        TryLockError::Error(source) => at("locking the store")(source),
+    })?;
+    if !path.exists() {
+        // Under another name until it is whole: a crash leaves no half of a file where a store should be.
+        let part = directory.join("store.redb.new");
+        let made = match fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         };
-        Ok((database, meta.map_err(|it| it.at(path))?))
-    })
+        made.map_err(at("making the store"))?;
+        guarded(&part, || {
+            let database = open_redb(&part)?;
+            begin(database.get()).map_err(|it| it.at(&part))
+        })?;
+        let sync = || {
+            fs::rename(&part, &path)?;
+            File::open(directory)?.sync_all()
+        };
+        sync().map_err(at("making the store"))?;
+    }
+    let (mut database, meta) = open(&path)?;
+    database._lock = Some(lock);
+    Ok((database, meta))
 }
 
-fn existing(database: &Database) -> Result<Meta, Fault> {
-    let transaction = database.begin_read()?;
-    match transaction.open_table(META) {
-        Ok(table) => Meta::read(&table),
-        // A crash between making the file and its first commit.
-        Err(redb::TableError::TableDoesNotExist(_)) => begin(database),
-        Err(error) => Err(error.into()),
+fn in_use(path: &Path) -> StoreError {
+    let what = format!(
+        "the store {} is in use by another process; stop that first",
+        path.display()
+    );
+    StoreError::Io {
+        what,
+        source: io::ErrorKind::WouldBlock.into(),
     }
 }
 
-fn begin(database: &Database) -> Result<Meta, Fault> {
+/// Opens redb's file, which must be that of a store.
+pub(super) fn open(path: &Path) -> Result<(OpenFile, Meta), StoreError> {
+    guarded(path, || {
+        let database = open_redb(path)?;
+        let read = || Meta::read(&database.get().begin_read()?.open_table(META)?);
+        let meta = read().map_err(|it: Fault| it.at(path))?;
+        Ok((database, meta))
+    })
+}
+
+fn open_redb(path: &Path) -> Result<OpenFile, StoreError> {
+    let opened = Database::builder().set_cache_size(DATABASE_CACHE).create(path);
+    let opened = opened.map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => in_use(path),
+        DatabaseError::Storage(error) => Fault::from(error).at(path),
+        error => Fault::Damaged(error.to_string()).at(path),
+    })?;
+    Ok(OpenFile {
+        database: Some(opened),
+        _lock: None,
+    })
+}
+
+/// Reads all of redb's file and compares its checksums.
+pub(super) fn verify(file: &mut OpenFile, path: &Path) -> Result<(), StoreError> {
+    guarded(path, || match file.get_mut().check_integrity() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Fault::Damaged("redb's own check had to repair it".into()).at(path)),
+        Err(DatabaseError::Storage(error)) => Err(Fault::from(error).at(path)),
+        Err(error) => Err(Fault::Damaged(error.to_string()).at(path)),
+    })
+}
+
+fn begin(database: &Database) -> Result<(), Fault> {
     let transaction = begin_write(database)?;
-    let meta = Meta::default();
-    meta.write(&transaction)?;
+    Meta::default().write(&transaction)?;
     transaction.open_table(LOG)?;
     transaction.open_table(CURRENT)?;
-    transaction.commit()?;
-    Ok(meta)
+    Ok(transaction.commit()?)
 }
 
 /// Begins a transaction that is whole after any crash, and lets redb open at once after it.

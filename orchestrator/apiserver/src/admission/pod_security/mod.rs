@@ -5,7 +5,7 @@ mod checks;
 use super::{Operation, Plugin, Request};
 use crate::{
     objects::{label, text},
-    rejection::{Cause, Rejection},
+    status::{Cause, Status},
 };
 use serde_json::Value;
 
@@ -77,7 +77,7 @@ impl Plugin for PodSecurity {
         "PodSecurity"
     }
 
-    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Rejection> {
+    fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         let attributes = request.attributes;
         let Some(object) = object else { return Ok(()) };
         if attributes.is("", "namespaces", "") {
@@ -121,7 +121,7 @@ impl Plugin for PodSecurity {
 }
 
 /// Labels of a namespace must make sense; a stricter one warns of the pods that are there already.
-fn namespace(request: &Request<'_>, namespace: &Value) -> Result<(), Rejection> {
+fn namespace(request: &Request<'_>, namespace: &Value) -> Result<(), Status> {
     let name = text(namespace, "/metadata/name");
     let mut causes = Vec::new();
     for mode in MODES {
@@ -139,7 +139,7 @@ fn namespace(request: &Request<'_>, namespace: &Value) -> Result<(), Rejection> 
         }
     }
     if !causes.is_empty() {
-        return Err(Rejection::invalid("", "Namespace", name, causes));
+        return Err(Status::invalid_kind("", "Namespace", name, causes));
     }
     let (level, version) = policy(namespace, "enforce");
     let Some(old) = request.old else { return Ok(()) };

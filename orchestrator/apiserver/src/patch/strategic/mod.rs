@@ -1,6 +1,6 @@
 //! Strategic merge patch: a merge patch that knows which lists are merged, and by which key. Source: the design proposals
 //! "strategic merge patch" and "preserve order in strategic merge patch", and the field's
-//! [`PatchStrategy`](fairlead_schema::types::PatchStrategy).
+//! [`fairlead_schema::types::PatchStrategy`].
 //!
 //! | directive | where | meaning |
 //! |---|---|---|
