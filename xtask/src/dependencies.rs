@@ -21,10 +21,19 @@ const REASONS: &str = "# Why each direct dependency is here";
 struct Rules {
     /// SPDX identifiers.
     licences: BTreeSet<String>,
-    /// Crate and why it is banned.
-    banned: BTreeMap<String, String>,
+    /// Crate, and what is banned about it.
+    banned: BTreeMap<String, Ban>,
     /// Crate and why it is here.
     reasons: BTreeMap<String, String>,
+}
+
+/// One entry of `bans.deny`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ban {
+    /// Why.
+    reason: String,
+    /// Crates that may bring it nevertheless (cargo-deny's word for them); nobody else may.
+    wrappers: BTreeSet<String>,
 }
 
 /// Checks all rules; every violation is one line of the error.
@@ -71,7 +80,7 @@ impl Rules {
                         rules.licences.insert(licence);
                     }
                     ("[bans]", "deny", Some(name)) => {
-                        rules.banned.insert(name, quoted.next().unwrap_or_default());
+                        rules.banned.insert(name, Ban::parse(line));
                     }
                     _ => {}
                 }
@@ -81,8 +90,44 @@ impl Rules {
     }
 }
 
+impl Ban {
+    /// Reads `{ crate = "x", wrappers = ["y"], reason = "z" },`.
+    fn parse(line: &str) -> Self {
+        let quoted = |text: &str| -> Vec<String> { text.split('"').skip(1).step_by(2).map(str::to_owned).collect() };
+        let after = |key: &str| line.split_once(key).map(|(_, rest)| rest);
+        let wrappers = after("wrappers = [").and_then(|rest| rest.split_once(']'));
+        Self {
+            reason: after("reason = ")
+                .and_then(|rest| quoted(rest).into_iter().next())
+                .unwrap_or_default(),
+            wrappers: wrappers
+                .map(|(list, _)| quoted(list).into_iter().collect())
+                .unwrap_or_default(),
+        }
+    }
+}
+
 fn is_crate_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+/// Names of the packages that depend on one, as the build resolves them.
+fn users(metadata: &Value, id: &str) -> BTreeSet<String> {
+    let nodes = metadata["resolve"]["nodes"].as_array().into_iter().flatten();
+    let users = nodes.filter(|node| {
+        node["dependencies"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|it| *it == id)
+    });
+    let ids: BTreeSet<&str> = users.filter_map(|node| node["id"].as_str()).collect();
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let packages = packages.filter(|package| package["id"].as_str().is_some_and(|it| ids.contains(it)));
+    packages
+        .filter_map(|package| package["name"].as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn violations(rules: &Rules, metadata: &Value) -> Result<Vec<String>> {
@@ -99,10 +144,15 @@ fn violations(rules: &Rules, metadata: &Value) -> Result<Vec<String>> {
     let mut direct: BTreeMap<&str, &str> = BTreeMap::new();
     for package in packages {
         let name = package["name"].as_str().context("a package without a name")?;
-        if let Some(reason) = rules.banned.get(name) {
-            violations.push(format!(
-                "{name} is banned: {reason}; `cargo tree --invert {name}` shows who brings it"
-            ));
+        if let Some(ban) = rules.banned.get(name) {
+            let users = users(metadata, package["id"].as_str().unwrap_or_default());
+            // Without wrappers nobody may bring it; with them, whoever is none of them.
+            if ban.wrappers.is_empty() || !users.is_subset(&ban.wrappers) {
+                violations.push(format!(
+                    "{name} is banned: {}; `cargo tree --invert {name}` shows who brings it",
+                    ban.reason
+                ));
+            }
         }
         let licence = package["license"].as_str();
         if !licence.is_some_and(|expression| licence::allowed(expression, &rules.licences)) {
@@ -140,7 +190,7 @@ mod tests {
     use serde_json::json;
 
     const DENY: &str = "[licenses]\nallow = [\n  \"MIT\",\n]\n\n[bans]\nmultiple-versions = \"allow\"\ndeny = [\n  \
-                        { crate = \"openssl-sys\", reason = \"one TLS stack\" },\n]\n\n\
+                        { crate = \"openssl-sys\", reason = \"one TLS stack\" },\n  { crate = \"clock\", wrappers = [\"wrapper\"], reason = \"one clock\" },\n]\n\n\
                         # Why each direct dependency is here (more words)\n# good: It is needed for good.\n# short: Needed.\n# gone: It was needed until yesterday.\n";
 
     #[test]
@@ -149,9 +199,37 @@ mod tests {
         assert_eq!(rules.licences, BTreeSet::from(["MIT".to_owned()]));
         assert_eq!(
             rules.banned,
-            BTreeMap::from([("openssl-sys".to_owned(), "one TLS stack".to_owned())])
+            BTreeMap::from([
+                (
+                    "openssl-sys".to_owned(),
+                    Ban {
+                        reason: "one TLS stack".to_owned(),
+                        wrappers: BTreeSet::new()
+                    }
+                ),
+                (
+                    "clock".to_owned(),
+                    Ban {
+                        reason: "one clock".to_owned(),
+                        wrappers: BTreeSet::from(["wrapper".to_owned()])
+                    }
+                ),
+            ])
         );
         assert_eq!(rules.reasons.len(), 3);
+    }
+
+    #[test]
+    fn a_wrapper_may_bring_what_nobody_else_may() {
+        let package = |name: &str| json!({"name": name, "id": name, "license": "MIT", "dependencies": []});
+        let metadata = json!({
+            "workspace_members": [],
+            "packages": [package("clock"), package("wrapper")],
+            "resolve": {"nodes": [{"id": "wrapper", "dependencies": ["clock"]}]},
+        });
+        let mut rules = Rules::parse(DENY);
+        rules.reasons.clear();
+        assert_eq!(violations(&rules, &metadata).unwrap(), Vec::<String>::new());
     }
 
     #[test]
@@ -166,15 +244,22 @@ mod tests {
                 ]},
                 foreign("good", json!("MIT")),
                 foreign("openssl-sys", json!("MIT")),
+                foreign("clock", json!("MIT")),
+                foreign("wrapper", json!("MIT")),
                 foreign("viral", json!("GPL-3.0")),
                 foreign("unknown", Value::Null),
             ],
+            "resolve": {"nodes": [
+                {"id": "good", "dependencies": ["clock"]},
+                {"id": "wrapper", "dependencies": ["clock"]},
+            ]},
         });
         let violations = violations(&Rules::parse(DENY), &metadata).unwrap();
         assert_eq!(
             violations,
             [
                 "openssl-sys is banned: one TLS stack; `cargo tree --invert openssl-sys` shows who brings it",
+                "clock is banned: one clock; `cargo tree --invert clock` shows who brings it",
                 "viral: licence GPL-3.0 is not allowed in deny.toml",
                 "unknown: licence (unnamed) is not allowed in deny.toml",
                 "short: `Needed.` in deny.toml is not a sentence",

@@ -8,7 +8,6 @@ mod bootstrap;
 pub mod continue_token;
 mod convert;
 pub mod core;
-#[path = "pending_crd.rs"]
 pub mod crd;
 mod discovery;
 mod expiry;

@@ -240,6 +240,7 @@ fn resource(types: &Arc<Types>, group: &str, version: &str, plural: &str, row: &
         hooks: row.hooks.iter().map(|it| it.as_str().into()).collect(),
         columns: Vec::new(),
         custom: None,
+        custom_schema: None,
         deprecation: row.deprecated.as_deref().map(Arc::from),
     })
 }

@@ -3,6 +3,7 @@
 
 mod builtin;
 pub mod columns;
+pub mod custom;
 pub mod defaults;
 pub mod docs;
 pub mod jsonpath;
@@ -18,6 +19,7 @@ pub mod table;
 pub mod types;
 pub mod validate;
 
+pub use custom::{CustomSchema, Fault};
 pub use resource::{Registry, Resource, Scope, Subresource};
 pub use types::{Field, ListKind, Object, Scalar, Type, TypeId, Types};
 

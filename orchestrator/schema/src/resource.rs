@@ -1,6 +1,9 @@
 //! [`Resource`]: one row of the kinds table. [`Registry`]: all rows, built in and from CRDs.
 
-use crate::types::{TypeId, Types};
+use crate::{
+    custom::CustomSchema,
+    types::{TypeId, Types},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// One resource of one API version: what routes, discovery, OpenAPI, RBAC verbs, selectors and storage need to know.
@@ -46,6 +49,8 @@ pub struct Resource {
     pub own_list_kind: Option<Arc<str>>,
     /// `Some` for a resource that a CustomResourceDefinition brought.
     pub custom: Option<Arc<str>>,
+    /// What that definition says about the objects of this version.
+    pub custom_schema: Option<Arc<dyn CustomSchema>>,
     /// Warned about on every request, as `policy/v1beta1 PodSecurityPolicy is deprecated …`.
     pub deprecation: Option<Arc<str>>,
 }
