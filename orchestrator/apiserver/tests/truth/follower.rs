@@ -168,13 +168,17 @@ impl Follower {
                 "sendInitialEvents=true&resourceVersionMatch=NotOlderThan".to_owned()
             }
         };
-        let mut lines = self.open(door, &format!("watch=true&allowWatchBookmarks=true&{from}")).await;
+        let mut lines = self
+            .open(door, &format!("watch=true&allowWatchBookmarks=true&{from}"))
+            .await;
         loop {
             if self.plan.sleeps_after.is_some_and(|after| self.read == after) {
                 self.read += 1;
                 written.notified().await;
             }
-            let Some(line) = lines.next().await else { return Ended::Again };
+            let Some(line) = lines.next().await else {
+                return Ended::Again;
+            };
             let (kind, object) = (line["type"].as_str().unwrap(), self.object(&line["object"]));
             let segment = self.segments.last_mut().unwrap();
             match kind {
@@ -280,7 +284,11 @@ impl Follower {
             assert_eq!(*at.get_or_insert(revision(&list)), revision(&list), "pages of one list");
             let items = if self.plan.form == Form::Table { "rows" } else { "items" };
             for item in list[items].as_array().into_iter().flatten() {
-                let object = if self.plan.form == Form::Table { &item["object"] } else { item };
+                let object = if self.plan.form == Form::Table {
+                    &item["object"]
+                } else {
+                    item
+                };
                 listed.push((name(object), revision(object)));
             }
             match list["metadata"]["continue"].as_str() {
@@ -376,7 +384,7 @@ impl Journal<'_> {
                     (at, &segment.events[..])
                 }
                 // Cut before the bookmark, or a watch from zero: the first events are some state.
-                (None, None) if follower.plan.start == Start::Zero => self.zero(selector, &segment.events)?,
+                (None, None) if follower.plan.start == Start::Zero => self.zero(selector, newest, &segment.events)?,
                 (None, None) => continue,
             };
             if at < newest {
@@ -394,8 +402,10 @@ impl Journal<'_> {
             for (before, bookmark) in &segment.bookmarks {
                 let skipped = segment.events.len() - told.len();
                 let happened = expected.iter().filter(|it| it.2 <= *bookmark).count();
-                if happened != before - skipped {
-                    return Err(format!("bookmark {bookmark} behind {before} events, {happened} happened"));
+                if Some(happened) != before.checked_sub(skipped) {
+                    return Err(format!(
+                        "bookmark {bookmark} behind {before} events, {happened} happened"
+                    ));
                 }
             }
             newest = told.iter().map(|it| it.2).chain([at]).max().unwrap_or(at);
@@ -411,21 +421,30 @@ impl Journal<'_> {
         Err(format!("at {at}: expected {expected:?}, listed {shown:?}"))
     }
 
-    /// Finds the state that a watch from zero began with: the longest prefix in the order of keys that is one.
-    fn zero<'e>(&self, selector: Selector, events: &'e [Event]) -> Result<(Revision, &'e [Event]), String> {
-        let revisions: Vec<_> = std::iter::once(0).chain(self.0.iter().map(|it| it.revision)).collect();
-        for at in revisions.into_iter().rev() {
+    /// Finds a state that a watch from zero may have begun with: events in the order of keys, then those that followed.
+    fn zero<'e>(
+        &self,
+        selector: Selector,
+        newest: Revision,
+        events: &'e [Event],
+    ) -> Result<(Revision, &'e [Event]), String> {
+        let later = self.0.iter().map(|it| it.revision).filter(|it| *it > newest);
+        for at in std::iter::once(newest).chain(later) {
             let state = self.state(selector, at);
             // A follower that has seen what it waits for does not read the rest of the state.
             let (initial, rest) = events.split_at(state.len().min(events.len()));
-            let same = initial.iter().zip(&state).all(|(told, (name, revision))| {
-                (told.0.as_str(), &told.1, told.2) == ("ADDED", name, *revision)
-            });
+            let same = initial
+                .iter()
+                .zip(&state)
+                .all(|(told, (name, revision))| (told.0.as_str(), &told.1, told.2) == ("ADDED", name, *revision));
             let expected = self.events(selector, at);
             if same && expected.get(..rest.len()) == Some(rest) {
                 return Ok((at, rest));
             }
         }
-        Err(format!("the first events are no state: {:?}", &events[..events.len().min(20)]))
+        Err(format!(
+            "the first events are no state: {:?}",
+            &events[..events.len().min(20)]
+        ))
     }
 }
