@@ -384,7 +384,7 @@ impl Journal<'_> {
                     (at, &segment.events[..])
                 }
                 // Cut before the bookmark, or a watch from zero: the first events are some state.
-                (None, None) if follower.plan.start == Start::Zero => self.zero(selector, &segment.events)?,
+                (None, None) if follower.plan.start == Start::Zero => self.zero(selector, newest, &segment.events)?,
                 (None, None) => continue,
             };
             if at < newest {
@@ -402,7 +402,7 @@ impl Journal<'_> {
             for (before, bookmark) in &segment.bookmarks {
                 let skipped = segment.events.len() - told.len();
                 let happened = expected.iter().filter(|it| it.2 <= *bookmark).count();
-                if happened != before - skipped {
+                if Some(happened) != before.checked_sub(skipped) {
                     return Err(format!(
                         "bookmark {bookmark} behind {before} events, {happened} happened"
                     ));
@@ -421,10 +421,15 @@ impl Journal<'_> {
         Err(format!("at {at}: expected {expected:?}, listed {shown:?}"))
     }
 
-    /// Finds the state that a watch from zero began with: the longest prefix in the order of keys that is one.
-    fn zero<'e>(&self, selector: Selector, events: &'e [Event]) -> Result<(Revision, &'e [Event]), String> {
-        let revisions: Vec<_> = std::iter::once(0).chain(self.0.iter().map(|it| it.revision)).collect();
-        for at in revisions.into_iter().rev() {
+    /// Finds a state that a watch from zero may have begun with: events in the order of keys, then those that followed.
+    fn zero<'e>(
+        &self,
+        selector: Selector,
+        newest: Revision,
+        events: &'e [Event],
+    ) -> Result<(Revision, &'e [Event]), String> {
+        let later = self.0.iter().map(|it| it.revision).filter(|it| *it > newest);
+        for at in std::iter::once(newest).chain(later) {
             let state = self.state(selector, at);
             // A follower that has seen what it waits for does not read the rest of the state.
             let (initial, rest) = events.split_at(state.len().min(events.len()));
