@@ -22,10 +22,10 @@ use rand::{RngExt as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, LazyLock};
 
-pub static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
+pub(crate) static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
 
 /// Every resource that can be made, in a fixed order.
-pub fn resources() -> Vec<Arc<Resource>> {
+pub(crate) fn resources() -> Vec<Arc<Resource>> {
     let mut all: Vec<_> = REGISTRY
         .resources()
         .filter(|it| it.verbs.iter().any(|verb| &**verb == "create"))
@@ -36,7 +36,7 @@ pub fn resources() -> Vec<Arc<Resource>> {
 }
 
 /// Bodies in each of the three notations, as an object of some kind.
-pub fn body(bytes: &[u8]) {
+pub(crate) fn body(bytes: &[u8]) {
     let types = Types::builtin();
     let resources = resources();
     let (first, rest) = bytes.split_first().unwrap_or((&0, &[]));
@@ -53,7 +53,7 @@ pub fn body(bytes: &[u8]) {
 }
 
 /// What a write does to an object before anything is known of other objects.
-pub fn object(resource: &Resource, mut value: Value) {
+pub(crate) fn object(resource: &Resource, mut value: Value) {
     if !value.is_object() {
         return;
     }
@@ -90,7 +90,7 @@ pub fn object(resource: &Resource, mut value: Value) {
 }
 
 /// Selectors of labels and fields.
-pub fn selectors(text: &str) {
+pub(crate) fn selectors(text: &str) {
     let labels = json!({ "metadata": { "labels": { "a": "b", "c": "", "n": "5" } } });
     if let Ok(selector) = LabelSelector::parse(text) {
         let first = selector.matches_object(&labels);
@@ -109,7 +109,7 @@ pub fn selectors(text: &str) {
 }
 
 /// Paths, queries and tokens.
-pub fn request(text: &str) {
+pub(crate) fn request(text: &str) {
     let (path, query) = text.split_once('?').unwrap_or((text, text));
     for method in [
         Method::GET,
@@ -137,7 +137,7 @@ pub fn request(text: &str) {
 }
 
 /// Paths of columns and of custom-columns.
-pub fn json_path(text: &str) {
+pub(crate) fn json_path(text: &str) {
     let Ok(path) = JsonPath::parse(text) else { return };
     let object = json!({ "a": { "b": [1, { "c": "d", "e": null }, [2, 3], "x"] }, "metadata": { "name": "n", "labels": { "a.b/c": "v" } } });
     let found = path.find(&object);
@@ -195,7 +195,7 @@ const NUMBERS: [i64; 14] = [
 ];
 
 /// A value of a type, and now and then of another.
-pub fn value(types: &Types, ty: TypeId, depth: usize, random: &mut StdRng) -> Value {
+pub(crate) fn value(types: &Types, ty: TypeId, depth: usize, random: &mut StdRng) -> Value {
     if random.random_range(0..60) == 0 {
         return [
             json!(null),
@@ -254,7 +254,7 @@ pub fn value(types: &Types, ty: TypeId, depth: usize, random: &mut StdRng) -> Va
 }
 
 /// An object of a kind that may exist, by its name at least.
-pub fn made_up(resource: &Resource, random: &mut StdRng) -> Value {
+pub(crate) fn made_up(resource: &Resource, random: &mut StdRng) -> Value {
     let mut object = value(&resource.types, resource.ty, 7, random);
     if !object.is_object() {
         object = json!({});

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
-pub const NAMESPACES: [&str; 2] = ["default", "kube-public"];
+pub(crate) const NAMESPACES: [&str; 2] = ["default", "kube-public"];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const LABELS: [&str; 3] = ["x", "y", "z"];
 const PREFIX: &str = "core/configmaps";

@@ -272,7 +272,7 @@ async fn write(
             (200 | 201, false) => known.object = Some(answer),
             // The quota, or no port is left.
             (403 | 422 | 500, false) if method == Method::POST => {
-                assert!(code != 500 || path.contains("services"), "{answer}")
+                assert!(code != 500 || path.contains("services"), "{answer}");
             }
             _ => panic!("{method} {path}: {code} {answer}"),
         }
