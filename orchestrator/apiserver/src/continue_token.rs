@@ -40,7 +40,9 @@ impl ContinueToken {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok();
         let token: Option<Self> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         match token {
-            Some(token) if token.v == LAYOUT && token.start.contains('/') && token.rv >= -1 && token.rv != 0 => Ok(token),
+            Some(token) if token.v == LAYOUT && token.start.contains('/') && token.rv >= -1 && token.rv != 0 => {
+                Ok(token)
+            }
             _ => Err(Status::bad_request(
                 "continue key is not valid: it is none that this server gave out",
             )),

@@ -88,7 +88,10 @@ async fn connection(server: Arc<ApiServer>, socket: TcpStream, tls: TlsAcceptor)
     }
     // hyper waits for the preface for ever too.
     let mut preface = [0; PREFACE_BYTES];
-    if !matches!(tokio::time::timeout(PATIENCE, stream.read_exact(&mut preface)).await, Ok(Ok(_))) {
+    if !matches!(
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut preface)).await,
+        Ok(Ok(_))
+    ) {
         return;
     }
     let (read, write) = tokio::io::split(stream);

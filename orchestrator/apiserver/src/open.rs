@@ -196,10 +196,7 @@ impl ApiServer {
 
     /// The server for its own purposes: may do everything.
     pub fn itself(self: &Arc<Self>) -> Inside {
-        Inside::new(
-            Arc::clone(self),
-            User::authenticated(ITSELF, ["system:masters"]),
-        )
+        Inside::new(Arc::clone(self), User::authenticated(ITSELF, ["system:masters"]))
     }
 
     /// Tells the authorizers that an object changed. What they see is what is stored now.

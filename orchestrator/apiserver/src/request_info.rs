@@ -101,7 +101,10 @@ impl RequestInfo {
 fn name_of_selector(query: &str) -> Option<String> {
     let selector = parameter(query, "fieldSelector")?;
     let terms = selectors::field_terms(&selector).ok()?;
-    let name = terms.into_iter().find(|it| it.field == "metadata.name" && it.equal)?.value;
+    let name = terms
+        .into_iter()
+        .find(|it| it.field == "metadata.name" && it.equal)?
+        .value;
     (!name.is_empty() && !name.contains(['/', '%']) && name != "." && name != "..").then_some(name)
 }
 

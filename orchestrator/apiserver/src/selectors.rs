@@ -286,9 +286,8 @@ impl FieldSelector {
     /// 400 that names the field or the term.
     pub fn parse(text: &str, resource: &Resource) -> Result<Self> {
         let mut terms = Vec::new();
-        let raw = field_terms(text).map_err(|term| {
-            Status::bad_request(format!("invalid selector: {text:?}; can't understand {term:?}"))
-        })?;
+        let raw = field_terms(text)
+            .map_err(|term| Status::bad_request(format!("invalid selector: {text:?}; can't understand {term:?}")))?;
         for RawTerm {
             field: name,
             equal,

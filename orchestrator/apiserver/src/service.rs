@@ -127,9 +127,22 @@ where
 /// Names that a client makes up, known or not to it, must not become series: those have a row, or are left empty.
 fn labels(server: &ApiServer, info: &RequestInfo) -> RequestLabels {
     const VERBS: [&str; 10] = [
-        "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "post", "put",
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+        "post",
+        "put",
     ];
-    let verb = if VERBS.contains(&info.verb.as_str()) { &*info.verb } else { "other" };
+    let verb = if VERBS.contains(&info.verb.as_str()) {
+        &*info.verb
+    } else {
+        "other"
+    };
     let mut labels = RequestLabels {
         verb: verb.to_owned(),
         ..RequestLabels::default()

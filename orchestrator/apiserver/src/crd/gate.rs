@@ -70,7 +70,7 @@ pub fn judge(resource: &Resource, subresource: &str, old: Option<&Value>, new: &
 
 fn cause(fault: Fault) -> Cause {
     Cause {
-        reason: fault.reason.to_owned(),
+        reason: fault.reason,
         message: fault.message,
         field: fault.field,
     }

@@ -156,7 +156,10 @@ fn mark(call: &Call, options: &DeleteOptions, old: &Value) -> Option<Value> {
     }
     // Who asks for more than the calendar holds gets all of it.
     let grace = i64::try_from(grace).unwrap_or(i64::MAX);
-    let at = call.now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
+    let at = call
+        .now
+        .checked_add(SignedDuration::from_secs(grace))
+        .unwrap_or(Timestamp::MAX);
     object::set_meta(&mut new, "deletionTimestamp", Some(json!(object::time(at))));
     object::set_meta(&mut new, "deletionGracePeriodSeconds", Some(json!(grace)));
     if let Some(generation) = old["metadata"]["generation"].as_i64() {

@@ -156,7 +156,10 @@ impl Call {
         if deeper_than(new, MAX_DEPTH) {
             // It could be stored, and never be read again.
             let why = format!("exceeded max depth of {MAX_DEPTH}; flatten the object");
-            return Err(Status::bad_request(format!("{} {name:?}: {why}", self.resource.qualified())));
+            return Err(Status::bad_request(format!(
+                "{} {name:?}: {why}",
+                self.resource.qualified()
+            )));
         }
         let causes = match (part, old) {
             (Part::Main, _) | (_, None) => validate::object(&self.resource, old, new),

@@ -33,7 +33,10 @@ async fn tls(server: &TestServer, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
     config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
     let socket = TcpStream::connect(server.running.address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
+    TlsConnector::from(Arc::new(config))
+        .connect(name, socket)
+        .await
+        .unwrap()
 }
 
 /// A usual client is served.
@@ -52,7 +55,11 @@ async fn half_open_connections() {
         let mut socket = TcpStream::connect(server.running.address).await.unwrap();
         if n % 2 == 0 {
             // The beginning of a ClientHello, and of nothing.
-            let start: &[u8] = if n % 4 == 0 { &[22, 3, 1, 2, 0, 1] } else { b"GET / HTTP/1.1\r\n" };
+            let start: &[u8] = if n % 4 == 0 {
+                &[22, 3, 1, 2, 0, 1]
+            } else {
+                b"GET / HTTP/1.1\r\n"
+            };
             // The server may have closed it already.
             let _ = socket.write_all(start).await;
         }
@@ -105,7 +112,9 @@ async fn floods_of_headers() {
         // The server may close it before all is written.
         let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = vec![0; 12];
-        let read = tokio::time::timeout(FOR_EVER, stream.read_exact(&mut answer)).await.unwrap();
+        let read = tokio::time::timeout(FOR_EVER, stream.read_exact(&mut answer))
+            .await
+            .unwrap();
         if read.is_ok() {
             assert_eq!(&answer[..], b"HTTP/1.1 431");
         }
@@ -150,13 +159,19 @@ async fn more_at_one_time_than_there_is_room_for() {
     let server = TestServer::over(Arc::new(EtcdDouble::new()), settings).await;
     let slow = |method: http::Method| {
         // A body that never comes holds its place until the request's time is over.
-        let body = StreamBody::new(futures::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>());
+        let body = StreamBody::new(futures::stream::pending::<
+            Result<http_body::Frame<Bytes>, std::io::Error>,
+        >());
         let request = http::Request::builder().method(method).uri(MAPS).body(body).unwrap();
         let mut answer = Box::pin(tower::ServiceExt::oneshot(server.admin(), request));
         assert!(futures::FutureExt::now_or_never(&mut answer).is_none());
         answer
     };
-    let held = [slow(http::Method::GET), slow(http::Method::GET), slow(http::Method::POST)];
+    let held = [
+        slow(http::Method::GET),
+        slow(http::Method::GET),
+        slow(http::Method::POST),
+    ];
     for method in [http::Method::GET, http::Method::POST] {
         let request = http::Request::builder()
             .method(method)

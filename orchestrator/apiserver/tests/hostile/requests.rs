@@ -180,7 +180,12 @@ async fn long_lists() {
         .await
         .unwrap();
     assert_eq!(answer.code, 201);
-    let warnings: Vec<usize> = answer.headers.get_all("warning").iter().map(http::HeaderValue::len).collect();
+    let warnings: Vec<usize> = answer
+        .headers
+        .get_all("warning")
+        .iter()
+        .map(http::HeaderValue::len)
+        .collect();
     assert!(warnings.len() > 10 && warnings.iter().sum::<usize>() < 16 * 1024);
     // A long name around many that are there twice: paths must not multiply it.
     let twice = "\"a\":1,".repeat(200_000);
@@ -203,14 +208,7 @@ async fn what_is_stored_can_be_read() {
     for depth in [100, 117, 118, 119, 120, 121, 122, 124, 125, 126, 127, 128] {
         let object = json!({ "apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": 1,
             "metadata": { "name": format!("d{depth}") }, "data": nested(depth) });
-        let made = code(
-            &server,
-            Method::POST,
-            REVISIONS,
-            "application/json",
-            object.to_string(),
-        )
-        .await;
+        let made = code(&server, Method::POST, REVISIONS, "application/json", object.to_string()).await;
         assert!(matches!(made, 201 | 400), "{depth}: {made}");
     }
     let deeper = json!([{ "op": "add", "path": format!("/data{}", "/a".repeat(90)), "value": nested(60) }]);
@@ -253,12 +251,24 @@ async fn patches_that_explode() {
             400,
         ),
         ("json-patch+json", json!({}), 400),
-        ("json-patch+json", json!([{ "op": "move", "from": "/data", "path": "/data/x" }]), 422),
+        (
+            "json-patch+json",
+            json!([{ "op": "move", "from": "/data", "path": "/data/x" }]),
+            422,
+        ),
         ("json-patch+json", json!([{ "op": "remove", "path": "" }]), 422),
-        ("json-patch+json", json!([{ "op": "add", "path": "/data/-1/~2", "value": 1 }]), 422),
+        (
+            "json-patch+json",
+            json!([{ "op": "add", "path": "/data/-1/~2", "value": 1 }]),
+            422,
+        ),
         ("merge-patch+json", json!([]), 400),
         ("strategic-merge-patch+json", json!({ "$patch": "nonsense" }), 400),
-        ("strategic-merge-patch+json", json!({ "metadata": { "$retainKeys": 1 } }), 400),
+        (
+            "strategic-merge-patch+json",
+            json!({ "metadata": { "$retainKeys": 1 } }),
+            400,
+        ),
         ("apply-patch+yaml", json!({}), 422),
     ] {
         let kind = format!("application/{kind}");
@@ -329,21 +339,17 @@ async fn graces_that_no_calendar_holds() {
         ("d", json!({})),
     ] {
         let account = json!({ "metadata": { "name": "default" } });
-        server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        server
+            .post("/api/v1/namespaces/default/serviceaccounts", &account)
+            .await;
         let pod = json!({ "metadata": { "name": name }, "spec": { "nodeName": "n", "terminationGracePeriodSeconds": i64::MAX,
             "containers": [{ "name": "c", "image": "i" }] } });
         let (code, made) = server.post(pods, &pod).await;
         assert_eq!(code, 201, "{made}");
         let path = format!("{pods}/{name}");
-        let answer = send(
-            &server,
-            Method::DELETE,
-            &path,
-            "application/json",
-            body.to_string(),
-        )
-        .await
-        .unwrap();
+        let answer = send(&server, Method::DELETE, &path, "application/json", body.to_string())
+            .await
+            .unwrap();
         assert!(answer.code < 500, "{name}: {}", answer.json());
     }
     let request = json!({ "spec": { "expirationSeconds": i64::MAX } });
@@ -360,8 +366,24 @@ async fn names_that_are_paths() {
     let before = before["items"].as_array().unwrap().len();
     let long = "a".repeat(10_000);
     for name in [
-        "a%2Fb", "..", "%2e%2e", "%2e", "%25", "%00", "%zz", "a%", "%ff", "%e2%82%ac", "a%20b", "A", "a%0d%0ab", &long, "a%3Fb",
-        "-a", "a.", "%5C",
+        "a%2Fb",
+        "..",
+        "%2e%2e",
+        "%2e",
+        "%25",
+        "%00",
+        "%zz",
+        "a%",
+        "%ff",
+        "%e2%82%ac",
+        "a%20b",
+        "A",
+        "a%0d%0ab",
+        &long,
+        "a%3Fb",
+        "-a",
+        "a.",
+        "%5C",
     ] {
         let path = format!("{MAPS}/{name}");
         let found = code(&server, Method::GET, &path, "application/json", "").await;
@@ -388,5 +410,8 @@ async fn names_that_are_paths() {
     let (_, after) = server.get(MAPS).await;
     assert_eq!(after["items"].as_array().unwrap().len(), before);
     let text = server.running.server.metrics.text();
-    assert!(!text.contains(&long) && !text.contains("things"), "made-up names must not become series");
+    assert!(
+        !text.contains(&long) && !text.contains("things"),
+        "made-up names must not become series"
+    );
 }

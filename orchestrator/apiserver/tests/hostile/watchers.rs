@@ -41,7 +41,10 @@ async fn very_many_watches_share_what_they_are_told() {
         open.push(watch(&server).await);
     }
     let grown = resident_kb().saturating_sub(before);
-    println!("{number} watches: {grown} KiB, {} bytes each", grown * 1024 / number as u64);
+    println!(
+        "{number} watches: {grown} KiB, {} bytes each",
+        grown * 1024 / number as u64
+    );
     let (code, _) = server.post(MAPS, &json!({ "metadata": { "name": "a" } })).await;
     assert_eq!(code, 201, "others are served");
     for body in &mut open {
@@ -67,10 +70,17 @@ async fn a_watch_that_nobody_reads_is_cut() {
             .post(MAPS, &json!({ "metadata": { "name": format!("m{n}") } }))
             .await;
         assert_eq!(code, 201);
-        assert_eq!(events(&mut quick).await.unwrap()[0]["object"]["metadata"]["name"], format!("m{n}"));
+        assert_eq!(
+            events(&mut quick).await.unwrap()[0]["object"]["metadata"]["name"],
+            format!("m{n}")
+        );
     }
     let cut = events(&mut slow).await.unwrap();
-    assert_eq!((&cut[0]["type"], &cut[0]["object"]["code"]), (&json!("ERROR"), &json!(410)), "{cut:?}");
+    assert_eq!(
+        (&cut[0]["type"], &cut[0]["object"]["code"]),
+        (&json!("ERROR"), &json!(410)),
+        "{cut:?}"
+    );
     assert_eq!(cut[0]["object"]["reason"], "Expired");
     assert!(events(&mut slow).await.is_none(), "a watch that was cut has ended");
 }

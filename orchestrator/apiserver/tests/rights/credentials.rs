@@ -47,7 +47,10 @@ pub async fn get(
         request = request.header(*name, *value);
     }
     // TLS 1.3 tells of a refused certificate with the first answer.
-    let response = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.ok()?;
+    let response = sender
+        .send_request(request.body(Full::new(Bytes::new())).unwrap())
+        .await
+        .ok()?;
     let code = response.status().as_u16();
     let body = response.into_body().collect().await.ok()?.to_bytes();
     connection.abort();
@@ -119,8 +122,14 @@ async fn certificates_of_others() {
     assert_eq!(get(&server, Some(&admin), &[], path).await.unwrap().0, 200);
     for (what, identity) in [
         ("another authority", Identity::issue(&other, &Profile::admin(), now())),
-        ("expired", Identity::issue(ours, &Profile::admin(), now() - 2 * 365 * 24 * 3600)),
-        ("not yet", Identity::issue(ours, &Profile::admin(), now() + 30 * 24 * 3600)),
+        (
+            "expired",
+            Identity::issue(ours, &Profile::admin(), now() - 2 * 365 * 24 * 3600),
+        ),
+        (
+            "not yet",
+            Identity::issue(ours, &Profile::admin(), now() + 30 * 24 * 3600),
+        ),
         (
             "for servers",
             Identity::issue(
@@ -135,7 +144,10 @@ async fn certificates_of_others() {
         ),
     ] {
         let answer = get(&server, Some(&identity.unwrap()), &[], path).await;
-        assert!(answer.as_ref().is_none_or(|(code, _)| *code == 401), "{what}: {answer:?}");
+        assert!(
+            answer.as_ref().is_none_or(|(code, _)| *code == 401),
+            "{what}: {answer:?}"
+        );
     }
     let user = Identity::issue(ours, &Profile::user("u", None), now()).unwrap();
     assert_eq!(get(&server, Some(&user), &[], path).await.unwrap().0, 403);
@@ -166,11 +178,14 @@ async fn tokens_and_what_they_are_bound_to() {
     let (code, _) = server.post(SECRETS, &json!({ "metadata": { "name": "s" } })).await;
     assert_eq!(code, 201);
     let ask = async |spec: Value| {
-        let (code, answer) = server.post(&format!("{accounts}/sa/token"), &json!({ "spec": spec })).await;
+        let (code, answer) = server
+            .post(&format!("{accounts}/sa/token"), &json!({ "spec": spec }))
+            .await;
         assert_eq!(code, 201, "{answer}");
         answer["status"]["token"].as_str().unwrap().to_owned()
     };
-    let bound = |kind: &str, name: &str| json!({ "boundObjectRef": { "apiVersion": "v1", "kind": kind, "name": name } });
+    let bound =
+        |kind: &str, name: &str| json!({ "boundObjectRef": { "apiVersion": "v1", "kind": kind, "name": name } });
     let plain = ask(json!({})).await;
     let of_pod = ask(bound("Pod", "p")).await;
     let of_secret = ask(bound("Secret", "s")).await;
@@ -180,7 +195,12 @@ async fn tokens_and_what_they_are_bound_to() {
     }
     assert!(!accepted(&server, &of_others).await, "a token for others");
     // One letter elsewhere, another part's end, none at all.
-    for (at, letter) in [(plain.len() - 10, "A"), (plain.len() - 10, "B"), (10, "x"), (plain.len() / 2, "_")] {
+    for (at, letter) in [
+        (plain.len() - 10, "A"),
+        (plain.len() - 10, "B"),
+        (10, "x"),
+        (plain.len() / 2, "_"),
+    ] {
         let mut forged = plain.clone();
         forged.replace_range(at..=at, letter);
         assert!(forged == plain || !accepted(&server, &forged).await, "{at}");
@@ -202,7 +222,11 @@ async fn tokens_and_what_they_are_bound_to() {
         ..Bound::default()
     };
     let audiences = server.running.server.authenticator.audiences.clone();
-    for (life, at, good) in [(600, now(), true), (600, now() - 601, false), (600, now() + 3600, false)] {
+    for (life, at, good) in [
+        (600, now(), true),
+        (600, now() - 601, false),
+        (600, now() + 3600, false),
+    ] {
         let issued = tokens::issue(keys, whose(), audiences.clone(), life, at).unwrap();
         assert_eq!(accepted(&server, &issued.token).await, good, "{life} {at}");
     }
@@ -216,5 +240,8 @@ async fn tokens_and_what_they_are_bound_to() {
     assert_eq!(server.delete(&format!("{accounts}/sa"), None).await.0, 200);
     assert!(!accepted(&server, &plain).await, "its account is gone");
     server.post(accounts, &json!({ "metadata": { "name": "sa" } })).await;
-    assert!(!accepted(&server, &plain).await, "a new account of the same name is another");
+    assert!(
+        !accepted(&server, &plain).await,
+        "a new account of the same name is another"
+    );
 }

@@ -17,7 +17,10 @@ async fn may(server: &TestServer, user: &str, namespace: &str, rules: &Value) {
         _ => ("roles", "rolebindings"),
     };
     let (code, answer) = server
-        .post(&format!("{path}/{roles}"), &json!({ "metadata": { "name": user }, "rules": rules }))
+        .post(
+            &format!("{path}/{roles}"),
+            &json!({ "metadata": { "name": user }, "rules": rules }),
+        )
         .await;
     assert_eq!(code, 201, "{answer}");
     let binding = json!({ "metadata": { "name": user }, "subjects": [{ "kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io" }],
@@ -42,7 +45,8 @@ async fn a_right_to_one_name_shows_that_name() {
         let (code, _) = server.post(SECRETS, &json!({ "metadata": { "name": name } })).await;
         assert_eq!(code, 201);
     }
-    let rules = json!([{ "verbs": ["list", "watch"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"] }]);
+    let rules =
+        json!([{ "verbs": ["list", "watch"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["mine"] }]);
     may(&server, "u", "default", &rules).await;
     let mine = "fieldSelector=metadata.name%3Dmine";
     for (query, code) in [
@@ -52,8 +56,14 @@ async fn a_right_to_one_name_shows_that_name() {
         (format!("{mine}&fieldSelector=metadata.name!%3Dx"), 200),
         (format!("fieldSelector=&{mine}"), 403),
         (format!("fieldSelector=metadata.name%3Dyours&{mine}"), 403),
-        ("fieldSelector=metadata.name%3Dmine,metadata.name%3Dyours".to_owned(), 200),
-        ("fieldSelector=metadata.name!%3Dx%5C,metadata.name%3Dmine".to_owned(), 403),
+        (
+            "fieldSelector=metadata.name%3Dmine,metadata.name%3Dyours".to_owned(),
+            200,
+        ),
+        (
+            "fieldSelector=metadata.name!%3Dx%5C,metadata.name%3Dmine".to_owned(),
+            403,
+        ),
         ("fieldSelector=%20metadata.name%3Dmine".to_owned(), 200),
         (String::new(), 403),
     ] {
@@ -64,10 +74,15 @@ async fn a_right_to_one_name_shows_that_name() {
     // The old form of a watch names the object in the path.
     let path = "/api/v1/watch/namespaces/default/secrets/mine?fieldSelector=metadata.name%3Dyours&timeoutSeconds=1";
     let door = server.as_user("u", &[]);
-    let request = http::Request::builder().uri(path).body(http_body_util::Empty::<bytes::Bytes>::new());
+    let request = http::Request::builder()
+        .uri(path)
+        .body(http_body_util::Empty::<bytes::Bytes>::new());
     let response = tower::ServiceExt::oneshot(door, request.unwrap()).await.unwrap();
     assert_eq!(response.status(), 200);
-    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let body = http_body_util::BodyExt::collect(response.into_body())
+        .await
+        .unwrap()
+        .to_bytes();
     assert!(!String::from_utf8_lossy(&body).contains("yours"));
 }
 
@@ -75,9 +90,17 @@ async fn a_right_to_one_name_shows_that_name() {
 async fn rights_in_a_namespace_end_with_it() {
     let server = TestServer::start().await;
     for name in ["mine", "yours"] {
-        server.post("/api/v1/namespaces", &json!({ "metadata": { "name": name } })).await;
+        server
+            .post("/api/v1/namespaces", &json!({ "metadata": { "name": name } }))
+            .await;
     }
-    may(&server, "u", "mine", &json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }])).await;
+    may(
+        &server,
+        "u",
+        "mine",
+        &json!([{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }]),
+    )
+    .await;
     let door = server.as_user("u", &[]);
     for (method, path) in [
         (Method::GET, "/api/v1/namespaces/mine/namespaces/yours"),
@@ -87,8 +110,14 @@ async fn rights_in_a_namespace_end_with_it() {
         (Method::PUT, "/api/v1/namespaces/mine/namespaces/yours/finalize"),
         (Method::GET, "/api/v1/namespaces/mine/nodes"),
         (Method::GET, "/api/v1/namespaces/mine/persistentvolumes"),
-        (Method::GET, "/apis/rbac.authorization.k8s.io/v1/namespaces/mine/clusterroles"),
-        (Method::GET, "/apis/rbac.authorization.k8s.io/v1/namespaces/mine/clusterroles/cluster-admin"),
+        (
+            Method::GET,
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/mine/clusterroles",
+        ),
+        (
+            Method::GET,
+            "/apis/rbac.authorization.k8s.io/v1/namespaces/mine/clusterroles/cluster-admin",
+        ),
         (Method::GET, "/api/v1/namespaces/mine%2Fyours/secrets"),
         (Method::GET, "/api/v1/namespaces/mine/../yours/secrets"),
         (Method::GET, "/api/v1/namespaces/mine%2F..%2Fyours/secrets"),
@@ -109,7 +138,9 @@ async fn rights_in_a_namespace_end_with_it() {
     assert_eq!(server.get("/api/v1/namespaces/yours").await.0, 200);
     assert_eq!(door.request(Method::GET, path, "application/json", None).await.0, 200);
     assert_eq!(
-        door.request(Method::GET, "/api/v1/namespaces/mine", "application/json", None).await.0,
+        door.request(Method::GET, "/api/v1/namespaces/mine", "application/json", None)
+            .await
+            .0,
         200,
         "its own namespace is inside it"
     );
@@ -122,13 +153,18 @@ async fn a_reader_of_everything_runs_nothing() {
     may(&server, "reader", "", &rules).await;
     let pod = "/api/v1/namespaces/default/pods/p";
     let account = json!({ "metadata": { "name": "default" } });
-    server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+    server
+        .post("/api/v1/namespaces/default/serviceaccounts", &account)
+        .await;
     let object = json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
     assert_eq!(server.post("/api/v1/namespaces/default/pods", &object).await.0, 201);
     let door = server.as_user("reader", &[]);
     for subresource in ["exec?command=id", "attach", "portforward?ports=1", "exec/", "exec/x"] {
         for method in [Method::GET, Method::POST, Method::HEAD] {
-            for path in [format!("{pod}/{subresource}"), format!("/api/v1/watch/namespaces/default/pods/p/{subresource}")] {
+            for path in [
+                format!("{pod}/{subresource}"),
+                format!("/api/v1/watch/namespaces/default/pods/p/{subresource}"),
+            ] {
                 let (code, answer) = door.request(method.clone(), &path, "application/json", None).await;
                 // The old form of a watch has no way to run anything.
                 let refused = code == 403 || (path.contains("/watch/") && matches!(code, 404 | 405));
@@ -147,7 +183,9 @@ async fn a_reader_of_everything_runs_nothing() {
         (Method::from_bytes(b"MADEUP").unwrap(), pod),
         (Method::OPTIONS, pod),
     ] {
-        let (code, answer) = door.request(method.clone(), path, "application/json", Some(&json!({}))).await;
+        let (code, answer) = door
+            .request(method.clone(), path, "application/json", Some(&json!({})))
+            .await;
         assert_eq!(code, 403, "{method} {path}: {answer}");
     }
     assert_eq!(door.request(Method::GET, pod, "application/json", None).await.0, 200);

@@ -21,7 +21,15 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let table: [(&str, &'static str, &'static str, &'static str, &'static str, &'static str, &'static str); 41] = [
+    let table: [(
+        &str,
+        &'static str,
+        &'static str,
+        &'static str,
+        &'static str,
+        &'static str,
+        &'static str,
+    ); 41] = [
         ("GET", "/api/v1/pods", "list", "", "pods", "", ""),
         ("GET", "/api/v1/namespaces/one/pods", "list", "", "pods", "one", ""),
         ("GET", "/api/v1/namespaces/two/pods", "list", "", "pods", "two", ""),
@@ -29,50 +37,236 @@ fn cases() -> Vec<Case> {
         ("HEAD", "/api/v1/namespaces/one/pods/a", "get", "", "pods", "one", "a"),
         ("GET", "/api/v1/namespaces/one/pods/b", "get", "", "pods", "one", "b"),
         ("GET", "/api/v1/namespaces/two/pods/a", "get", "", "pods", "two", "a"),
-        ("GET", "/api/v1/namespaces/one/pods?fieldSelector=metadata.name%3Da", "list", "", "pods", "one", "a"),
+        (
+            "GET",
+            "/api/v1/namespaces/one/pods?fieldSelector=metadata.name%3Da",
+            "list",
+            "",
+            "pods",
+            "one",
+            "a",
+        ),
         ("POST", "/api/v1/namespaces/one/pods", "create", "", "pods", "one", ""),
         ("PUT", "/api/v1/namespaces/one/pods/a", "update", "", "pods", "one", "a"),
-        ("PATCH", "/api/v1/namespaces/one/pods/a", "patch", "", "pods", "one", "a"),
-        ("DELETE", "/api/v1/namespaces/one/pods/a", "delete", "", "pods", "one", "a"),
-        ("DELETE", "/api/v1/namespaces/one/pods", "deletecollection", "", "pods", "one", ""),
-        ("GET", "/api/v1/namespaces/one/pods/a/log", "get", "", "pods/log", "one", "a"),
-        ("GET", "/api/v1/namespaces/one/pods/a/status", "get", "", "pods/status", "one", "a"),
-        ("PUT", "/api/v1/namespaces/one/pods/a/status", "update", "", "pods/status", "one", "a"),
-        ("GET", "/api/v1/namespaces/one/pods/a/exec", "get+create", "", "pods/exec", "one", "a"),
-        ("POST", "/api/v1/namespaces/one/pods/a/exec", "create", "", "pods/exec", "one", "a"),
-        ("GET", "/api/v1/namespaces/one/pods/a/attach", "get+create", "", "pods/attach", "one", "a"),
-        ("GET", "/api/v1/namespaces/one/pods/a/portforward", "get+create", "", "pods/portforward", "one", "a"),
-        ("GET", "/api/v1/namespaces/one/pods/a/proxy/x", "get", "", "pods/proxy", "one", "a"),
-        ("POST", "/api/v1/namespaces/one/pods/a/proxy/x", "create", "", "pods/proxy", "one", "a"),
-        ("POST", "/api/v1/namespaces/one/pods/a/eviction", "create", "", "pods/eviction", "one", "a"),
-        ("POST", "/api/v1/namespaces/one/pods/a/binding", "create", "", "pods/binding", "one", "a"),
-        ("GET", "/api/v1/namespaces/one/secrets/a", "get", "", "secrets", "one", "a"),
-        ("POST", "/api/v1/namespaces/one/serviceaccounts/a/token", "create", "", "serviceaccounts/token", "one", "a"),
+        (
+            "PATCH",
+            "/api/v1/namespaces/one/pods/a",
+            "patch",
+            "",
+            "pods",
+            "one",
+            "a",
+        ),
+        (
+            "DELETE",
+            "/api/v1/namespaces/one/pods/a",
+            "delete",
+            "",
+            "pods",
+            "one",
+            "a",
+        ),
+        (
+            "DELETE",
+            "/api/v1/namespaces/one/pods",
+            "deletecollection",
+            "",
+            "pods",
+            "one",
+            "",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/one/pods/a/log",
+            "get",
+            "",
+            "pods/log",
+            "one",
+            "a",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/one/pods/a/status",
+            "get",
+            "",
+            "pods/status",
+            "one",
+            "a",
+        ),
+        (
+            "PUT",
+            "/api/v1/namespaces/one/pods/a/status",
+            "update",
+            "",
+            "pods/status",
+            "one",
+            "a",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/one/pods/a/exec",
+            "get+create",
+            "",
+            "pods/exec",
+            "one",
+            "a",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/one/pods/a/exec",
+            "create",
+            "",
+            "pods/exec",
+            "one",
+            "a",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/one/pods/a/attach",
+            "get+create",
+            "",
+            "pods/attach",
+            "one",
+            "a",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/one/pods/a/portforward",
+            "get+create",
+            "",
+            "pods/portforward",
+            "one",
+            "a",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/one/pods/a/proxy/x",
+            "get",
+            "",
+            "pods/proxy",
+            "one",
+            "a",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/one/pods/a/proxy/x",
+            "create",
+            "",
+            "pods/proxy",
+            "one",
+            "a",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/one/pods/a/eviction",
+            "create",
+            "",
+            "pods/eviction",
+            "one",
+            "a",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/one/pods/a/binding",
+            "create",
+            "",
+            "pods/binding",
+            "one",
+            "a",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/one/secrets/a",
+            "get",
+            "",
+            "secrets",
+            "one",
+            "a",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/one/serviceaccounts/a/token",
+            "create",
+            "",
+            "serviceaccounts/token",
+            "one",
+            "a",
+        ),
         ("GET", "/api/v1/nodes", "list", "", "nodes", "", ""),
         ("GET", "/api/v1/nodes/a", "get", "", "nodes", "", "a"),
         ("GET", "/api/v1/nodes/a/proxy/x", "get", "", "nodes/proxy", "", "a"),
         ("GET", "/api/v1/namespaces", "list", "", "namespaces", "", ""),
         ("GET", "/api/v1/namespaces/one", "get", "", "namespaces", "one", "one"),
-        ("DELETE", "/api/v1/namespaces/two", "delete", "", "namespaces", "two", "two"),
-        ("PUT", "/api/v1/namespaces/one/finalize", "update", "", "namespaces/finalize", "one", "one"),
-        ("GET", "/apis/apps/v1/deployments", "list", "apps", "deployments", "", ""),
-        ("GET", "/apis/apps/v1/namespaces/one/deployments/a", "get", "apps", "deployments", "one", "a"),
-        ("GET", "/apis/apps/v1/namespaces/one/deployments/a/scale", "get", "apps", "deployments/scale", "one", "a"),
-        ("PATCH", "/apis/apps/v1/namespaces/one/deployments/a/scale", "patch", "apps", "deployments/scale", "one", "a"),
+        (
+            "DELETE",
+            "/api/v1/namespaces/two",
+            "delete",
+            "",
+            "namespaces",
+            "two",
+            "two",
+        ),
+        (
+            "PUT",
+            "/api/v1/namespaces/one/finalize",
+            "update",
+            "",
+            "namespaces/finalize",
+            "one",
+            "one",
+        ),
+        (
+            "GET",
+            "/apis/apps/v1/deployments",
+            "list",
+            "apps",
+            "deployments",
+            "",
+            "",
+        ),
+        (
+            "GET",
+            "/apis/apps/v1/namespaces/one/deployments/a",
+            "get",
+            "apps",
+            "deployments",
+            "one",
+            "a",
+        ),
+        (
+            "GET",
+            "/apis/apps/v1/namespaces/one/deployments/a/scale",
+            "get",
+            "apps",
+            "deployments/scale",
+            "one",
+            "a",
+        ),
+        (
+            "PATCH",
+            "/apis/apps/v1/namespaces/one/deployments/a/scale",
+            "patch",
+            "apps",
+            "deployments/scale",
+            "one",
+            "a",
+        ),
         ("GET", "/metrics", "get", "", "", "", ""),
         ("GET", "/openapi/v3/api/v1", "get", "", "", "", ""),
         ("POST", "/metrics", "post", "", "", "", ""),
         ("GET", "/livez/ping", "get", "", "", "", ""),
     ];
-    let cases = table.into_iter().map(|(method, path, verb, group, resource, namespace, name)| Case {
-        method: method.parse().unwrap(),
-        path,
-        verb,
-        group,
-        resource,
-        namespace,
-        name,
-    });
+    let cases = table
+        .into_iter()
+        .map(|(method, path, verb, group, resource, namespace, name)| Case {
+            method: method.parse().unwrap(),
+            path,
+            verb,
+            group,
+            resource,
+            namespace,
+            name,
+        });
     cases.collect()
 }
 
@@ -99,7 +293,9 @@ fn rules() -> Vec<Value> {
             (json!([""]), json!(["nodes", "namespaces", "secrets"])),
         ] {
             for names in [json!([]), json!(["a"])] {
-                rules.push(json!({ "verbs": verbs, "apiGroups": groups, "resources": resources, "resourceNames": names }));
+                rules.push(
+                    json!({ "verbs": verbs, "apiGroups": groups, "resources": resources, "resourceNames": names }),
+                );
             }
         }
         for urls in [json!(["*"]), json!(["/metrics"]), json!(["/openapi/*", "/livez/*"])] {
@@ -110,7 +306,10 @@ fn rules() -> Vec<Value> {
 }
 
 fn has(list: &Value, wanted: &[&str]) -> bool {
-    list.as_array().into_iter().flatten().any(|it| wanted.iter().any(|wanted| it == wanted))
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .any(|it| wanted.iter().any(|wanted| it == wanted))
 }
 
 /// The model. `namespace`: where the rule is bound; empty: everywhere.
@@ -123,7 +322,10 @@ fn allows(rule: &Value, namespace: &str, case: &Case) -> bool {
         let url = urls.any(|url| url == path || url.strip_suffix('*').is_some_and(|start| path.starts_with(start)));
         return namespace.is_empty() && verbs && url;
     }
-    let any_subresource = case.resource.split_once('/').map_or(String::new(), |(_, sub)| format!("*/{sub}"));
+    let any_subresource = case
+        .resource
+        .split_once('/')
+        .map_or(String::new(), |(_, sub)| format!("*/{sub}"));
     let names = rule["resourceNames"].as_array().is_none_or(Vec::is_empty);
     verbs
         && (namespace.is_empty() || namespace == case.namespace)
@@ -133,13 +335,23 @@ fn allows(rule: &Value, namespace: &str, case: &Case) -> bool {
 }
 
 async fn grant(server: &TestServer, user: &str, rule: &Value, namespace: &str) {
-    let place = if namespace.is_empty() { String::new() } else { format!("/namespaces/{namespace}") };
-    let kind = if namespace.is_empty() { ("ClusterRole", "clusterrole") } else { ("Role", "role") };
+    let place = if namespace.is_empty() {
+        String::new()
+    } else {
+        format!("/namespaces/{namespace}")
+    };
+    let kind = if namespace.is_empty() {
+        ("ClusterRole", "clusterrole")
+    } else {
+        ("Role", "role")
+    };
     let role = json!({ "metadata": { "name": user }, "rules": [rule] });
     let binding = json!({ "metadata": { "name": user }, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind.0, "name": user },
         "subjects": [{ "kind": "Group", "name": format!("group-{user}"), "apiGroup": "rbac.authorization.k8s.io" }] });
     for (resource, object) in [("s", role), ("bindings", binding)] {
-        let (code, answer) = server.post(&format!("{RBAC}{place}/{}{resource}", kind.1), &object).await;
+        let (code, answer) = server
+            .post(&format!("{RBAC}{place}/{}{resource}", kind.1), &object)
+            .await;
         assert_eq!(code, 201, "{answer}");
     }
 }
@@ -147,16 +359,23 @@ async fn grant(server: &TestServer, user: &str, rule: &Value, namespace: &str) {
 async fn ask(door: &Inside, case: &Case) -> (u16, Value) {
     let separator = if case.path.contains('?') { '&' } else { '?' };
     let path = format!("{}{separator}dryRun=All", case.path);
-    let media_type = if case.method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let media_type = if case.method == Method::PATCH {
+        "application/merge-patch+json"
+    } else {
+        "application/json"
+    };
     let body = (!matches!(case.method, Method::GET | Method::HEAD | Method::DELETE)).then(|| json!({}));
-    door.request(case.method.clone(), &path, media_type, body.as_ref()).await
+    door.request(case.method.clone(), &path, media_type, body.as_ref())
+        .await
 }
 
 #[tokio::test]
 async fn rules_and_requests() {
     let server = TestServer::start().await;
     for name in ["one", "two"] {
-        server.post("/api/v1/namespaces", &json!({ "metadata": { "name": name } })).await;
+        server
+            .post("/api/v1/namespaces", &json!({ "metadata": { "name": name } }))
+            .await;
     }
     let cases = cases();
     let mut granted = 0;
@@ -173,7 +392,10 @@ async fn rules_and_requests() {
                 let (code, answer) = ask(&door, case).await;
                 let expected = allows(&rule, namespace, case);
                 granted += usize::from(expected);
-                let what = format!("{} {} by {rule} in {namespace:?}: {code} {answer}", case.method, case.path);
+                let what = format!(
+                    "{} {} by {rule} in {namespace:?}: {code} {answer}",
+                    case.method, case.path
+                );
                 assert_eq!(code != 403, expected || case.path == "/openapi/v3/api/v1", "{what}");
                 if code == 403 && case.method != Method::HEAD {
                     assert_eq!(answer["reason"], "Forbidden", "{what}");
@@ -195,18 +417,31 @@ async fn another_s_shoes() {
         "",
     )
     .await;
-    grant(&server, "bob", &json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["nodes"] }), "").await;
+    grant(
+        &server,
+        "bob",
+        &json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["nodes"] }),
+        "",
+    )
+    .await;
     let grouped = json!({ "verbs": ["get"], "apiGroups": [""], "resources": ["nodes"] });
     let binding = json!({ "metadata": { "name": "bob-himself" }, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "bob" },
         "subjects": [{ "kind": "User", "name": "bob", "apiGroup": "rbac.authorization.k8s.io" }] });
-    assert_eq!(server.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.0, 201, "{grouped}");
+    assert_eq!(
+        server.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.0,
+        201,
+        "{grouped}"
+    );
     for (headers, expected) in [
         (vec![("impersonate-user", "bob")], 404),
         (vec![], 403),
         (vec![("impersonate-user", "alice")], 403),
         (vec![("impersonate-user", "bob"), ("impersonate-user", "alice")], 404),
         (vec![("impersonate-user", "alice"), ("impersonate-user", "bob")], 403),
-        (vec![("impersonate-user", "bob"), ("impersonate-group", "system:masters")], 403),
+        (
+            vec![("impersonate-user", "bob"), ("impersonate-group", "system:masters")],
+            403,
+        ),
         (vec![("impersonate-group", "system:masters")], 400),
         (vec![("impersonate-uid", "1")], 400),
         (vec![("impersonate-user", "bob"), ("impersonate-uid", "1")], 403),
@@ -240,7 +475,9 @@ async fn bindings_that_change_while_requests_run() {
             tokio::spawn(async move {
                 let door = server.as_user("u", &["group-u"]);
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let (code, _) = door.request(Method::GET, "/api/v1/nodes/a", "application/json", None).await;
+                    let (code, _) = door
+                        .request(Method::GET, "/api/v1/nodes/a", "application/json", None)
+                        .await;
                     assert!(matches!(code, 403 | 404), "{code}");
                     tokio::task::yield_now().await;
                 }
@@ -253,7 +490,8 @@ async fn bindings_that_change_while_requests_run() {
         let path = format!("{RBAC}/clusterrolebindings");
         assert_eq!(server.delete(&format!("{path}/u"), None).await.0, 200);
         assert_eq!(ask().await.0, 403, "the right is gone with the answer");
-        let again = json!({ "metadata": { "name": "u" }, "roleRef": binding["roleRef"], "subjects": binding["subjects"] });
+        let again =
+            json!({ "metadata": { "name": "u" }, "roleRef": binding["roleRef"], "subjects": binding["subjects"] });
         assert_eq!(server.post(&path, &again).await.0, 201);
         assert_eq!(ask().await.0, 404, "the right is there with the answer");
     }
@@ -262,7 +500,10 @@ async fn bindings_that_change_while_requests_run() {
     assert_eq!(server.post(&format!("{RBAC}/clusterroles"), &sum).await.0, 201);
     let binding = json!({ "metadata": { "name": "sum" }, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sum" },
         "subjects": [{ "kind": "User", "name": "s", "apiGroup": "rbac.authorization.k8s.io" }] });
-    assert_eq!(server.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.0, 201);
+    assert_eq!(
+        server.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.0,
+        201
+    );
     let other = server.as_user("s", &[]);
     let ask = || other.request(Method::GET, "/api/v1/nodes/a", "application/json", None);
     assert_eq!(ask().await.0, 403);

@@ -12,14 +12,21 @@ const DEFAULT: &str = "/api/v1/namespaces/default";
 async fn world() -> TestServer {
     let server = TestServer::start().await;
     server
-        .post(&format!("{DEFAULT}/serviceaccounts"), &json!({ "metadata": { "name": "default" } }))
+        .post(
+            &format!("{DEFAULT}/serviceaccounts"),
+            &json!({ "metadata": { "name": "default" } }),
+        )
         .await;
     for n in ["n1", "n2"] {
-        let (code, answer) = server.post("/api/v1/nodes", &json!({ "metadata": { "name": n } })).await;
+        let (code, answer) = server
+            .post("/api/v1/nodes", &json!({ "metadata": { "name": n } }))
+            .await;
         assert_eq!(code, 201, "{answer}");
         for kind in ["secrets", "configmaps"] {
             let path = format!("{DEFAULT}/{kind}");
-            server.post(&path, &json!({ "metadata": { "name": format!("of-{n}") } })).await;
+            server
+                .post(&path, &json!({ "metadata": { "name": format!("of-{n}") } }))
+                .await;
         }
         let pod = json!({ "metadata": { "name": format!("p-{n}") }, "spec": { "nodeName": n,
             "containers": [{ "name": "c", "image": "i", "envFrom": [{ "configMapRef": { "name": format!("of-{n}") } }] }],
@@ -46,30 +53,99 @@ async fn a_node_keeps_to_itself() {
         (Method::GET, format!("{DEFAULT}/secrets/made-up"), None, false),
         (Method::GET, format!("{DEFAULT}/secrets"), None, false),
         (Method::GET, "/api/v1/secrets".to_owned(), None, false),
-        (Method::GET, format!("{DEFAULT}/secrets?fieldSelector=metadata.name%3Dof-n1"), None, true),
-        (Method::GET, format!("{DEFAULT}/secrets?fieldSelector=metadata.name%3Dof-n2"), None, false),
+        (
+            Method::GET,
+            format!("{DEFAULT}/secrets?fieldSelector=metadata.name%3Dof-n1"),
+            None,
+            true,
+        ),
+        (
+            Method::GET,
+            format!("{DEFAULT}/secrets?fieldSelector=metadata.name%3Dof-n2"),
+            None,
+            false,
+        ),
         (Method::GET, format!("{DEFAULT}/configmaps/of-n1"), None, true),
         (Method::GET, format!("{DEFAULT}/configmaps/of-n2"), None, false),
         (Method::DELETE, format!("{DEFAULT}/secrets/of-n1"), None, false),
-        (Method::PATCH, format!("{DEFAULT}/secrets/of-n1"), Some(json!({})), false),
-        (Method::PATCH, "/api/v1/nodes/n1/status".to_owned(), Some(ready.clone()), true),
-        (Method::PATCH, "/api/v1/nodes/n2/status".to_owned(), Some(ready.clone()), false),
-        (Method::PATCH, "/api/v1/nodes/n2".to_owned(), Some(json!({ "metadata": { "labels": { "a": "b" } } })), false),
+        (
+            Method::PATCH,
+            format!("{DEFAULT}/secrets/of-n1"),
+            Some(json!({})),
+            false,
+        ),
+        (
+            Method::PATCH,
+            "/api/v1/nodes/n1/status".to_owned(),
+            Some(ready.clone()),
+            true,
+        ),
+        (
+            Method::PATCH,
+            "/api/v1/nodes/n2/status".to_owned(),
+            Some(ready.clone()),
+            false,
+        ),
+        (
+            Method::PATCH,
+            "/api/v1/nodes/n2".to_owned(),
+            Some(json!({ "metadata": { "labels": { "a": "b" } } })),
+            false,
+        ),
         (Method::DELETE, "/api/v1/nodes/n2".to_owned(), None, false),
-        (Method::PATCH, format!("{DEFAULT}/pods/p-n1/status"), Some(json!({ "status": { "phase": "Running" } })), true),
-        (Method::PATCH, format!("{DEFAULT}/pods/p-n2/status"), Some(json!({ "status": { "phase": "Running" } })), false),
+        (
+            Method::PATCH,
+            format!("{DEFAULT}/pods/p-n1/status"),
+            Some(json!({ "status": { "phase": "Running" } })),
+            true,
+        ),
+        (
+            Method::PATCH,
+            format!("{DEFAULT}/pods/p-n2/status"),
+            Some(json!({ "status": { "phase": "Running" } })),
+            false,
+        ),
         (Method::DELETE, format!("{DEFAULT}/pods/p-n2"), None, false),
         (Method::DELETE, format!("{DEFAULT}/pods"), None, false),
         (Method::GET, "/api/v1/pods".to_owned(), None, false),
-        (Method::GET, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1".to_owned(), None, true),
-        (Method::GET, "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2".to_owned(), None, false),
+        (
+            Method::GET,
+            "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1".to_owned(),
+            None,
+            true,
+        ),
+        (
+            Method::GET,
+            "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2".to_owned(),
+            None,
+            false,
+        ),
         (Method::GET, format!("{leases}/n1"), None, true),
-        (Method::PATCH, format!("{leases}/n1"), Some(json!({ "spec": { "holderIdentity": "n1" } })), true),
-        (Method::PATCH, format!("{leases}/n2"), Some(json!({ "spec": { "holderIdentity": "n1" } })), false),
+        (
+            Method::PATCH,
+            format!("{leases}/n1"),
+            Some(json!({ "spec": { "holderIdentity": "n1" } })),
+            true,
+        ),
+        (
+            Method::PATCH,
+            format!("{leases}/n2"),
+            Some(json!({ "spec": { "holderIdentity": "n1" } })),
+            false,
+        ),
         (Method::DELETE, format!("{leases}/n2"), None, false),
-        (Method::POST, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".to_owned(), Some(json!({})), false),
+        (
+            Method::POST,
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".to_owned(),
+            Some(json!({})),
+            false,
+        ),
     ] {
-        let media_type = if method == Method::PATCH { merge } else { "application/json" };
+        let media_type = if method == Method::PATCH {
+            merge
+        } else {
+            "application/json"
+        };
         let (code, answer) = node.request(method.clone(), &path, media_type, body.as_ref()).await;
         if allowed {
             assert!(code < 300, "{method} {path}: {answer}");
@@ -110,7 +186,9 @@ async fn a_node_s_certificate_says_which_it_is() {
     ] {
         let identity = Identity::issue(authority, &profile, now).unwrap();
         for (n, expected) in [("n1", one), ("n2", two)] {
-            let (code, answer) = credentials::get(&server, Some(&identity), &[], &secret(n)).await.unwrap();
+            let (code, answer) = credentials::get(&server, Some(&identity), &[], &secret(n))
+                .await
+                .unwrap();
             assert_eq!(code, expected, "{profile:?} {n}: {answer}");
         }
     }

@@ -44,7 +44,10 @@ fn private_lines(directory: &Path, found: &mut Vec<String>) {
         }
         let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
         let private = text.split("-----BEGIN ").filter(|it| it.contains("PRIVATE KEY-----"));
-        for line in private.flat_map(str::lines).filter(|it| it.len() >= 32 && !it.contains("-----")) {
+        for line in private
+            .flat_map(str::lines)
+            .filter(|it| it.len() >= 32 && !it.contains("-----"))
+        {
             found.push(line.to_owned());
         }
     }
@@ -67,25 +70,61 @@ async fn nothing_secret_is_written() {
     let secret = json!({ "metadata": { "name": "s" }, "data": { "password": encoded } });
     assert_eq!(server.post(&format!("{default}/secrets"), &secret).await.0, 201);
     let merge = json!({ "stringData": { "other": value } });
-    assert_eq!(server.patch(&format!("{default}/secrets/s"), "merge-patch+json", &merge).await.0, 200);
+    assert_eq!(
+        server
+            .patch(&format!("{default}/secrets/s"), "merge-patch+json", &merge)
+            .await
+            .0,
+        200
+    );
     let bad = json!({ "metadata": { "name": "S" }, "data": { "password": encoded }, "stringData": { "a": value } });
     assert_eq!(server.post(&format!("{default}/secrets"), &bad).await.0, 422);
-    server.post(&format!("{default}/serviceaccounts"), &json!({ "metadata": { "name": "sa" } })).await;
-    let (code, answer) = server.post(&format!("{default}/serviceaccounts/sa/token"), &json!({ "spec": {} })).await;
+    server
+        .post(
+            &format!("{default}/serviceaccounts"),
+            &json!({ "metadata": { "name": "sa" } }),
+        )
+        .await;
+    let (code, answer) = server
+        .post(&format!("{default}/serviceaccounts/sa/token"), &json!({ "spec": {} }))
+        .await;
     assert_eq!(code, 201, "{answer}");
     let token = answer["status"]["token"].as_str().unwrap().to_owned();
     let bearer = format!("Bearer {token}");
     let wrong = format!("Bearer {}x", token);
     for (header, expected) in [(&bearer, 403), (&wrong, 401)] {
-        for path in ["secrets/s", "pods/p/exec?command=id", "secrets?watch=1&timeoutSeconds=1"] {
-            let found = credentials::get(&server, None, &[("authorization", header)], &format!("{default}/{path}")).await;
+        for path in [
+            "secrets/s",
+            "pods/p/exec?command=id",
+            "secrets?watch=1&timeoutSeconds=1",
+        ] {
+            let found = credentials::get(
+                &server,
+                None,
+                &[("authorization", header)],
+                &format!("{default}/{path}"),
+            )
+            .await;
             assert_eq!(found.unwrap().0, expected, "{path}");
         }
     }
     let review = json!({ "spec": { "token": token } });
-    assert_eq!(server.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await.0, 201);
-    let admin = Identity::issue(&server.running.pki.authority, &Profile::admin(), Timestamp::now().as_second()).unwrap();
-    let read = credentials::get(&server, Some(&admin), &[], &format!("{default}/secrets/s")).await.unwrap();
+    assert_eq!(
+        server
+            .post("/apis/authentication.k8s.io/v1/tokenreviews", &review)
+            .await
+            .0,
+        201
+    );
+    let admin = Identity::issue(
+        &server.running.pki.authority,
+        &Profile::admin(),
+        Timestamp::now().as_second(),
+    )
+    .unwrap();
+    let read = credentials::get(&server, Some(&admin), &[], &format!("{default}/secrets/s"))
+        .await
+        .unwrap();
     assert_eq!(read.1["data"]["password"], encoded);
     let kubeconfig = server.running.admin_kubeconfig(&server.url).unwrap();
     let debug = format!(
@@ -98,9 +137,16 @@ async fn nothing_secret_is_written() {
     let mut secrets = vec![value.to_owned(), encoded, token.clone()];
     secrets.extend(token.split('.').skip(1).map(str::to_owned));
     private_lines(server.directory.path(), &mut secrets);
-    let key = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("client-key-data:")).unwrap();
+    let key = kubeconfig
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("client-key-data:"))
+        .unwrap();
     let key = String::from_utf8(BASE64_STANDARD.decode(key.trim().trim_matches('"')).unwrap()).unwrap();
-    secrets.extend(key.lines().filter(|it| it.len() >= 32 && !it.contains("-----")).map(str::to_owned));
+    secrets.extend(
+        key.lines()
+            .filter(|it| it.len() >= 32 && !it.contains("-----"))
+            .map(str::to_owned),
+    );
     assert!(secrets.len() > 8, "keys are looked for where they are");
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
     assert!(log.len() > 100, "something was logged: {log}");

@@ -168,13 +168,17 @@ impl Follower {
                 "sendInitialEvents=true&resourceVersionMatch=NotOlderThan".to_owned()
             }
         };
-        let mut lines = self.open(door, &format!("watch=true&allowWatchBookmarks=true&{from}")).await;
+        let mut lines = self
+            .open(door, &format!("watch=true&allowWatchBookmarks=true&{from}"))
+            .await;
         loop {
             if self.plan.sleeps_after.is_some_and(|after| self.read == after) {
                 self.read += 1;
                 written.notified().await;
             }
-            let Some(line) = lines.next().await else { return Ended::Again };
+            let Some(line) = lines.next().await else {
+                return Ended::Again;
+            };
             let (kind, object) = (line["type"].as_str().unwrap(), self.object(&line["object"]));
             let segment = self.segments.last_mut().unwrap();
             match kind {
@@ -280,7 +284,11 @@ impl Follower {
             assert_eq!(*at.get_or_insert(revision(&list)), revision(&list), "pages of one list");
             let items = if self.plan.form == Form::Table { "rows" } else { "items" };
             for item in list[items].as_array().into_iter().flatten() {
-                let object = if self.plan.form == Form::Table { &item["object"] } else { item };
+                let object = if self.plan.form == Form::Table {
+                    &item["object"]
+                } else {
+                    item
+                };
                 listed.push((name(object), revision(object)));
             }
             match list["metadata"]["continue"].as_str() {
@@ -395,7 +403,9 @@ impl Journal<'_> {
                 let skipped = segment.events.len() - told.len();
                 let happened = expected.iter().filter(|it| it.2 <= *bookmark).count();
                 if happened != before - skipped {
-                    return Err(format!("bookmark {bookmark} behind {before} events, {happened} happened"));
+                    return Err(format!(
+                        "bookmark {bookmark} behind {before} events, {happened} happened"
+                    ));
                 }
             }
             newest = told.iter().map(|it| it.2).chain([at]).max().unwrap_or(at);
@@ -418,14 +428,18 @@ impl Journal<'_> {
             let state = self.state(selector, at);
             // A follower that has seen what it waits for does not read the rest of the state.
             let (initial, rest) = events.split_at(state.len().min(events.len()));
-            let same = initial.iter().zip(&state).all(|(told, (name, revision))| {
-                (told.0.as_str(), &told.1, told.2) == ("ADDED", name, *revision)
-            });
+            let same = initial
+                .iter()
+                .zip(&state)
+                .all(|(told, (name, revision))| (told.0.as_str(), &told.1, told.2) == ("ADDED", name, *revision));
             let expected = self.events(selector, at);
             if same && expected.get(..rest.len()) == Some(rest) {
                 return Ok((at, rest));
             }
         }
-        Err(format!("the first events are no state: {:?}", &events[..events.len().min(20)]))
+        Err(format!(
+            "the first events are no state: {:?}",
+            &events[..events.len().min(20)]
+        ))
     }
 }

@@ -97,7 +97,10 @@ fn plan() -> impl Strategy<Value = Plan> {
 
 fn history(lives: std::ops::Range<usize>) -> impl Strategy<Value = History> {
     let steps = proptest::collection::vec((write(), 0..NAMESPACES.len(), 0..NAMES.len()), 1..25);
-    let life = (proptest::collection::vec(steps, 1..4), proptest::option::weighted(0.3, 0..20u64));
+    let life = (
+        proptest::collection::vec(steps, 1..4),
+        proptest::option::weighted(0.3, 0..20u64),
+    );
     let life = life.prop_map(|(writers, compacts)| Life { writers, compacts });
     let max_events = prop_oneof![Just(4usize), Just(16), Just(10_000)];
     (
@@ -129,7 +132,12 @@ async fn write_all(door: Inside, steps: Vec<Step>, waits: bool) -> Acknowledged 
         let (method, path, media_type, body) = match write {
             Write::Create(label) => (Method::POST, all, None, Some(object(label))),
             Write::Update(label) => (Method::PUT, one, None, Some(object(label))),
-            Write::Merge(label) => (Method::PATCH, one, merge, Some(json!({ "metadata": { "labels": { "l": label } } }))),
+            Write::Merge(label) => (
+                Method::PATCH,
+                one,
+                merge,
+                Some(json!({ "metadata": { "labels": { "l": label } } })),
+            ),
             Write::Json(label) => {
                 let patch = json!([{ "op": "add", "path": "/metadata/labels/l", "value": label }]);
                 (Method::PATCH, one, Some("application/json-patch+json"), Some(patch))
@@ -141,8 +149,18 @@ async fn write_all(door: Inside, steps: Vec<Step>, waits: bool) -> Acknowledged 
                 Some(object(label)),
             ),
             Write::Delete => (Method::DELETE, one, None, None),
-            Write::Hold => (Method::PATCH, one, merge, Some(json!({ "metadata": { "finalizers": ["example.com/f"] } }))),
-            Write::Release => (Method::PATCH, one, merge, Some(json!({ "metadata": { "finalizers": null } }))),
+            Write::Hold => (
+                Method::PATCH,
+                one,
+                merge,
+                Some(json!({ "metadata": { "finalizers": ["example.com/f"] } })),
+            ),
+            Write::Release => (
+                Method::PATCH,
+                one,
+                merge,
+                Some(json!({ "metadata": { "finalizers": null } })),
+            ),
             Write::DeleteAll(label) => (Method::DELETE, format!("{all}?labelSelector=l%3D{label}"), None, None),
             Write::Wait => {
                 if waits {
@@ -153,7 +171,10 @@ async fn write_all(door: Inside, steps: Vec<Step>, waits: bool) -> Acknowledged 
         };
         let media_type = media_type.unwrap_or("application/json");
         let (code, answer) = door.request(method, &path, media_type, body.as_ref()).await;
-        assert!(matches!(code, 200 | 201 | 404 | 409 | 422), "{write:?} {path}: {answer}");
+        assert!(
+            matches!(code, 200 | 201 | 404 | 409 | 422),
+            "{write:?} {path}: {answer}"
+        );
         if code <= 201 && answer["kind"] == "ConfigMap" {
             acknowledged.push(answer);
         }
@@ -166,7 +187,9 @@ async fn mark(door: &Inside, end: &str) {
     for namespace in NAMESPACES {
         let path = format!("/api/v1/namespaces/{namespace}/configmaps");
         let object = json!({ "metadata": { "name": end, "labels": { "l": "end" } } });
-        let (code, answer) = door.request(Method::POST, &path, "application/json", Some(&object)).await;
+        let (code, answer) = door
+            .request(Method::POST, &path, "application/json", Some(&object))
+            .await;
         assert_eq!(code, 201, "{answer}");
     }
 }
@@ -223,7 +246,10 @@ async fn live(history: History, directory: Option<&Path>, waits: bool) -> Result
                 })
             })
             .collect();
-        let writes = life.writers.into_iter().map(|steps| tokio::spawn(write_all(server.admin(), steps, waits)));
+        let writes = life
+            .writers
+            .into_iter()
+            .map(|steps| tokio::spawn(write_all(server.admin(), steps, waits)));
         let writes: Vec<_> = writes.collect();
         for write in writes {
             acknowledged.extend(write.await.map_err(|error| error.to_string())?);
@@ -269,7 +295,9 @@ async fn live(history: History, directory: Option<&Path>, waits: bool) -> Result
     check_acknowledged(&all, &acknowledged)?;
     let journal = Journal(&all);
     for follower in &followers {
-        journal.check(follower).map_err(|fault| format!("{:?}: {fault}", follower.plan))?;
+        journal
+            .check(follower)
+            .map_err(|fault| format!("{:?}: {fault}", follower.plan))?;
     }
     Ok(())
 }
@@ -279,7 +307,9 @@ fn check_acknowledged(all: &[Change], acknowledged: &[Value]) -> Result<(), Stri
     let by_revision: BTreeMap<_, _> = all.iter().map(|it| (it.revision, it)).collect();
     for object in acknowledged {
         let at = revision(object);
-        let change = by_revision.get(&at).ok_or_else(|| format!("acknowledged at {at}, never written: {object}"))?;
+        let change = by_revision
+            .get(&at)
+            .ok_or_else(|| format!("acknowledged at {at}, never written: {object}"))?;
         // The answer to the removal of the last finalizer shows the object that went.
         let record = change.now.as_ref().or(change.before.as_ref());
         let mut stored: Value = serde_json::from_slice(&record.ok_or("an empty change")?.value).unwrap();
@@ -321,7 +351,11 @@ fn in_memory_with_bookmarks() {
 #[test]
 fn on_disk_over_restarts() {
     run(2..4, 12, |history| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_all()
+            .build()
+            .unwrap();
         let directory = tempfile::tempdir().unwrap();
         runtime.block_on(live(history, Some(directory.path()), false))
     });
