@@ -250,7 +250,7 @@ fn what_a_hostile_file_brought_leaves_with_it() {
     let mut dice = Dice(2);
     for _ in 0..300 {
         let mut folder = Folder::new("node-a");
-        let mut alive = BTreeSet::new();
+        let (mut alive, mut wrong) = (BTreeSet::new(), BTreeSet::new());
         for step in 0..6 {
             let mut bytes = corpus[dice.roll(corpus.len())].1.clone().into_bytes();
             let at = dice.roll(bytes.len());
@@ -269,11 +269,13 @@ fn what_a_hostile_file_brought_leaves_with_it() {
                     Event::Service(Change::Delete(name)) => assert!(alive.remove(&format!("service {name}"))),
                     Event::Slice(Change::Delete(name)) => assert!(alive.remove(&format!("slice {name}"))),
                     Event::Node(Change::Delete(name)) => assert!(alive.remove(&format!("node {name}"))),
-                    Event::Skipped(_) => {}
+                    Event::Skipped(skipped) => drop(wrong.insert(skipped.object)),
+                    Event::Reviewed { subject } => assert!(wrong.remove(&subject)),
                     Event::Init | Event::InitDone => panic!("only a source says that"),
                 }
             }
         }
         assert_eq!(alive, BTreeSet::new());
+        assert_eq!(wrong, BTreeSet::new());
     }
 }
