@@ -212,6 +212,11 @@ fn bombs() {
     let nested_lists = (0..50).fold(neighbour("inner"), |inner, _| {
         format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{inner}]}}")
     });
+    // What serde_json takes for a text to be read in its turn, deep in itself: each turn has a depth of its own.
+    let raw = (0..12).fold("1".to_owned(), |inner, _| {
+        let inner = json!({"$serde_json::private::RawValue": inner});
+        format!("{}{inner}{}", "[".repeat(120), "]".repeat(120))
+    });
     let digits = format!(
         "{{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"spec\":{{\"ports\":[{{\"port\":{}}}]}}}}",
         "9".repeat(100_000)
@@ -224,6 +229,7 @@ fn bombs() {
         deep("- ", ""),
         deep("[", ""),
         nested_lists,
+        raw,
         digits,
         "a: &a [*a]".to_owned(),
         "&a *a".to_owned(),

@@ -148,9 +148,9 @@ impl Folder {
         syntax(name).is_some()
     }
 
-    /// Names of the files that were last seen with content.
+    /// Names of the files whose end would be news: those that were last seen with content, or could not be read.
     pub(super) fn files(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.files.keys()
+        self.files.keys().chain(self.reports.unreadable())
     }
 
     /// Takes in files that changed together, in any order, and returns one batch of differences.

@@ -208,6 +208,19 @@ fn while_a_document_is_unreadable_nothing_of_its_file_is_deleted() {
 }
 
 #[test]
+fn a_file_that_could_never_be_read_is_known_until_it_goes() {
+    let mut folder = folder();
+    let unreadable = FileState::Unreadable("permission denied".to_owned());
+    for report in ["! x.yaml: permission denied", ""] {
+        let got = lines(folder.update([("x.yaml".into(), unreadable.clone())]));
+        assert_eq!(got.join(""), report, "told once");
+    }
+    assert!(folder.files().any(|file| &**file == "x.yaml"));
+    assert_eq!(folder.remove("x.yaml"), ["~ x.yaml"]);
+    assert_eq!(folder.files().next(), None);
+}
+
+#[test]
 fn the_first_file_wins_and_the_other_takes_over() {
     let mut folder = folder();
     assert_eq!(folder.put("b.yaml", &service("a", "10.96.0.2")), ["+ a 10.96.0.2"]);

@@ -78,6 +78,14 @@ impl Reports {
         }
     }
 
+    /// Files that cannot be read.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.subjects.keys().filter_map(|origin| match origin {
+            Origin::Readable(file) => Some(file),
+            Origin::Folder | Origin::Contents(_) | Origin::Contest(_) => None,
+        })
+    }
+
     /// What to announce since the last call. Of a subject whose reports have changed, all are told again.
     pub(super) fn changes(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
