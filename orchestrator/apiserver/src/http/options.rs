@@ -368,7 +368,9 @@ mod tests {
         ] {
             // What cannot be read is a bad request; what can, and may not be asked together, is invalid.
             let code = ListOptions::read(query, watch).unwrap_err().code;
-            let unreadable = ["limit", "timeout", "allow", "resourceVersion=5"].iter().any(|it| query.starts_with(it));
+            let unreadable = ["limit", "timeout", "allow", "resourceVersion=5"]
+                .iter()
+                .any(|it| query.starts_with(it));
             assert_eq!(code, if unreadable { 400 } else { 422 }, "{query}");
         }
         let fine = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=7";
