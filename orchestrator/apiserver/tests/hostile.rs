@@ -6,6 +6,8 @@
 mod connections;
 #[path = "hostile/made_up.rs"]
 mod made_up;
+#[path = "hostile/properties.rs"]
+mod properties;
 #[path = "hostile/requests.rs"]
 mod requests;
 #[path = "support/mod.rs"]

@@ -7,5 +7,7 @@
 mod follower;
 #[path = "truth/histories.rs"]
 mod histories;
+#[path = "truth/killed.rs"]
+mod killed;
 #[path = "support/mod.rs"]
 mod support;

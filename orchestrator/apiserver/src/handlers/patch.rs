@@ -2,7 +2,7 @@
 
 use super::{
     Call, create,
-    write::{Change, Part, normalise},
+    write::{Change, Part, normalise, unknown_fields},
 };
 use crate::{
     http::{
@@ -13,10 +13,7 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-use fairlead_schema::{
-    read,
-    strict::{self, FieldProblem},
-};
+use fairlead_schema::{read, strict::FieldProblem};
 use http::{Response, StatusCode};
 use serde_json::Value;
 
@@ -118,11 +115,10 @@ fn patched(
 ) -> Result<Change> {
     let old = old.ok_or_else(|| Status::not_found(&call.resource, &call.info.name))?;
     let mut new = apply(old)?;
-    let (types, ty) = (&call.resource.types, call.resource.ty);
-    let unknown: Vec<String> = match options.field_validation {
-        FieldValidation::Ignore => Vec::new(),
-        _ => strict::check(types, ty, &new).iter().map(ToString::to_string).collect(),
-    };
+    let mut unknown = unknown_fields(&call.resource, &mut new);
+    if options.field_validation == FieldValidation::Ignore {
+        unknown.clear();
+    }
     if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
         let fault = format!("strict decoding error: {}", unknown.join(", "));
         let cause = crate::status::Cause {

@@ -4,7 +4,9 @@
 use super::{Call, present};
 use crate::{
     admission::{Attributes, Operation as Admitted},
-    convert, hooks,
+    convert,
+    crd::gate,
+    hooks,
     http::{
         Payload,
         options::{FieldValidation, WriteOptions},
@@ -59,9 +61,8 @@ impl Call {
     /// Unknown and duplicate fields are refused, warned about or dropped, as the client asked; then types are checked.
     pub(crate) fn check_fields(&self, payload: Payload, validation: FieldValidation) -> Result<Value> {
         let Payload { mut value, duplicates } = payload;
-        let (types, ty) = (&self.resource.types, self.resource.ty);
         let mut problems: Vec<String> = duplicates.iter().map(ToString::to_string).collect();
-        problems.extend(strict::check(types, ty, &value).iter().map(ToString::to_string));
+        problems.extend(unknown_fields(&self.resource, &mut value));
         match validation {
             FieldValidation::Ignore => {}
             FieldValidation::Warn => problems.into_iter().for_each(|problem| self.warn(problem)),
@@ -129,7 +130,7 @@ impl Call {
         options: &WriteOptions,
         manager: Option<&str>,
     ) -> Result<()> {
-        defaults::apply(&self.resource, new);
+        complete(&self.resource, new);
         let operation = if old.is_some() {
             Admitted::Update
         } else {
@@ -148,7 +149,7 @@ impl Call {
         let admission = &self.server.admission;
         let warnings = admission.mutate(&attributes, old, new, &*self.server)?;
         warnings.into_iter().for_each(|text| self.warn(text));
-        defaults::apply(&self.resource, new);
+        complete(&self.resource, new);
         if let Some(manager) = manager {
             let (version, tracked) = (self.resource.api_version(), self.tracked(part));
             managed_fields::update(&self.owner(manager, &part, &version, &tracked), old, new);
@@ -161,12 +162,15 @@ impl Call {
                 self.resource.qualified()
             )));
         }
-        let causes = match (part, old) {
+        let mut causes: Vec<Cause> = match (part, old) {
             (Part::Main, _) | (_, None) => validate::object(&self.resource, old, new),
             (_, Some(old)) => validate::subresource(&self.resource, part.subresource(), old, new),
-        };
+        }
+        .into_iter()
+        .map(Cause::from)
+        .collect();
+        causes.extend(gate::judge(&self.resource, part.subresource(), old, new));
         if !causes.is_empty() {
-            let causes = causes.into_iter().map(Cause::from).collect();
             return Err(Status::invalid(&self.resource, &name, causes));
         }
         let warnings = admission.validate(&attributes, old, Some(new), &*self.server)?;
@@ -380,12 +384,33 @@ pub(crate) struct Change {
     pub(crate) manager: Option<String>,
 }
 
+/// Complaints about fields that the kind does not have. Of a custom resource they are dropped here; of others
+/// [`normalise`] drops them.
+pub(crate) fn unknown_fields(resource: &Resource, value: &mut Value) -> Vec<String> {
+    gate::read(resource, value).unwrap_or_else(|| {
+        let problems = strict::check(&resource.types, resource.ty, value);
+        problems.iter().map(ToString::to_string).collect()
+    })
+}
+
+/// Writes defaults.
+fn complete(resource: &Resource, value: &mut Value) {
+    if resource.custom_schema.is_none() {
+        defaults::apply(resource, value);
+    }
+    gate::complete(resource, value);
+}
+
 /// Brings values into the form in which they are stored.
 ///
 /// # Errors
 /// 400 that names the fields of the wrong type.
 pub(crate) fn normalise(resource: &Resource, value: &mut Value) -> Result<()> {
-    strict::normalise(&resource.types, resource.ty, value).map_err(|problems| {
+    let normalised = match resource.custom_schema {
+        Some(_) => gate::normalise(value),
+        None => strict::normalise(&resource.types, resource.ty, value),
+    };
+    normalised.map_err(|problems| {
         let why: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",

@@ -1,11 +1,13 @@
 //! Requests put together from pieces that were bad before, in any order: answers are never 5xx, and no fault is met.
 
 use crate::{
+    properties,
     requests::{MAPS, send},
     support::TestServer,
 };
 use http::Method;
 use proptest::{prelude::*, test_runner::TestRunner};
+use rand::{SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 const PIECES: [&str; 28] = [
     "api",
@@ -151,4 +153,110 @@ fn any_request_is_answered() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn objects_of_every_kind(seed: u64) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let all = properties::resources();
+        for _ in 0..20 {
+            let resource = all.choose(&mut random).unwrap();
+            properties::object(resource, properties::made_up(resource, &mut random));
+        }
+    }
+
+    #[test]
+    fn bodies(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "[a-z{}\\[\\]:,\"&*\n -]{0,60}") {
+        properties::body(&bytes);
+        properties::body(text.as_bytes());
+    }
+
+    #[test]
+    fn texts(text in "[ -~]{0,60}", selector in "[ab!=<>(), \\\\in.%]{0,30}", path in "[{}.\\[\\]@?(a=='\":,*$0-9-]{0,40}", any in ".{0,40}") {
+        for text in [&text, &selector, &path, &any] {
+            properties::selectors(text);
+            properties::request(text);
+            properties::json_path(text);
+        }
+    }
+}
+
+/// Objects of every kind through all that a write goes through: admission, hooks, ownership, each kind of patch.
+#[tokio::test]
+async fn writes_of_every_kind() {
+    let seed = std::env::var("HOSTILE_SEED").map_or_else(|_| rand::random(), |it| it.parse().unwrap());
+    println!("HOSTILE_SEED={seed}");
+    let rounds = std::env::var("HOSTILE_ROUNDS").map_or(3, |it| it.parse().unwrap());
+    let mut random = StdRng::seed_from_u64(seed);
+    let server = TestServer::start().await;
+    for round in 0..rounds {
+        for resource in properties::resources() {
+            let place = match resource.scope {
+                fairlead_schema::Scope::Namespaced => "namespaces/default/",
+                fairlead_schema::Scope::Cluster => "",
+            };
+            let start = if resource.group.is_empty() {
+                "api".to_owned()
+            } else {
+                format!("apis/{}", resource.group)
+            };
+            let all = format!("/{start}/{}/{place}{}", resource.version, resource.plural);
+            let one = format!("{all}/made-up");
+            let mut requests = vec![
+                (Method::POST, all.clone(), "application/json", ""),
+                (Method::PUT, one.clone(), "application/json", ""),
+                (Method::PATCH, one.clone(), "application/merge-patch+json", ""),
+                (Method::PATCH, one.clone(), "application/strategic-merge-patch+json", ""),
+                (
+                    Method::PATCH,
+                    one.clone(),
+                    "application/apply-patch+yaml",
+                    "?fieldManager=m&force=true",
+                ),
+                (Method::DELETE, one.clone(), "application/json", ""),
+            ];
+            for subresource in &resource.subresources {
+                let path = format!("{one}/{}", subresource.name);
+                requests.push((Method::POST, path.clone(), "application/json", ""));
+                requests.push((Method::PUT, path.clone(), "application/json", ""));
+                requests.push((Method::PATCH, path, "application/merge-patch+json", ""));
+            }
+            for (method, path, media_type, query) in requests {
+                let object = properties::made_up(&resource, &mut random).to_string();
+                let path = format!("{path}{query}");
+                let answer = send(&server, method.clone(), &path, media_type, object.clone())
+                    .await
+                    .unwrap();
+                let fine = answer.code < 500 || matches!(answer.code, 502..=504);
+                assert!(
+                    fine,
+                    "seed {seed}, round {round}: {method} {path} {object}: {}",
+                    answer.json()
+                );
+            }
+        }
+    }
+    // What got in can be shown.
+    for resource in properties::resources()
+        .iter()
+        .filter(|it| it.verbs.iter().any(|verb| &**verb == "list"))
+    {
+        let start = if resource.group.is_empty() {
+            "api".to_owned()
+        } else {
+            format!("apis/{}", resource.group)
+        };
+        let path = format!("/{start}/{}/{}", resource.version, resource.plural);
+        let request = http::Request::builder()
+            .uri(&path)
+            .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .unwrap();
+        let response = tower::ServiceExt::oneshot(server.admin(), request).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+    }
+    assert_eq!(server.running.server.metrics.faults(), 0);
 }

@@ -18,7 +18,7 @@ use tokio_rustls::{
 };
 
 /// One GET over TLS; `None` when the connection was refused.
-pub async fn get(
+pub(crate) async fn get(
     server: &TestServer,
     identity: Option<&Identity>,
     headers: &[(&str, &str)],

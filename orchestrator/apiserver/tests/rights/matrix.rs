@@ -1,7 +1,7 @@
 //! Every kind of rule against every kind of request, through the router: what a few lines of model allow is allowed.
 
 use crate::support::TestServer;
-use fairlead_apiserver::Inside;
+use fairlead_apiserver::{Inside, authz::aggregate};
 use http::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -381,7 +381,9 @@ async fn rules_and_requests() {
     let mut granted = 0;
     for (number, rule) in rules().into_iter().enumerate() {
         for namespace in ["", "one"] {
-            if !namespace.is_empty() && rule["nonResourceURLs"].is_array() {
+            // Every other rule for the cluster, every other for a namespace: names and groups vary with both.
+            let url = rule["nonResourceURLs"].is_array();
+            if (url || (number / 2 + number) % 2 == 0) != namespace.is_empty() {
                 continue;
             }
             let user = format!("u{number}{namespace}");
@@ -403,7 +405,7 @@ async fn rules_and_requests() {
             }
         }
     }
-    assert!(granted > 500, "{granted} of the matrix are allowed");
+    assert!(granted > 200, "{granted} of the matrix are allowed");
     assert_eq!(server.running.server.metrics.faults(), 0);
 }
 
@@ -495,8 +497,9 @@ async fn bindings_that_change_while_requests_run() {
         assert_eq!(server.post(&path, &again).await.0, 201);
         assert_eq!(ask().await.0, 404, "the right is there with the answer");
     }
-    // An aggregated role grants what its parts do, from the answer on.
-    let sum = json!({ "metadata": { "name": "sum" }, "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "to": "sum" } }] } });
+    // An aggregated role grants what its controller wrote into it, from the answer on; what it selects grants nothing by
+    // itself.
+    let mut sum = json!({ "metadata": { "name": "sum" }, "aggregationRule": { "clusterRoleSelectors": [{ "matchLabels": { "to": "sum" } }] } });
     assert_eq!(server.post(&format!("{RBAC}/clusterroles"), &sum).await.0, 201);
     let binding = json!({ "metadata": { "name": "sum" }, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sum" },
         "subjects": [{ "kind": "User", "name": "s", "apiGroup": "rbac.authorization.k8s.io" }] });
@@ -509,8 +512,22 @@ async fn bindings_that_change_while_requests_run() {
     assert_eq!(ask().await.0, 403);
     let part = json!({ "metadata": { "name": "part", "labels": { "to": "sum" } }, "rules": [rule] });
     assert_eq!(server.post(&format!("{RBAC}/clusterroles"), &part).await.0, 201);
+    let stored = server.get(&format!("{RBAC}/clusterroles")).await.1["items"]
+        .as_array()
+        .unwrap()
+        .clone();
+    for (name, rules) in aggregate::updates(stored.iter()) {
+        assert_eq!(
+            (name.as_str(), rules.len()),
+            ("sum", 1),
+            "the defaults are gathered already"
+        );
+    }
+    sum["rules"] = json!([rule]);
+    assert_eq!(server.put(&format!("{RBAC}/clusterroles/sum"), &sum).await.0, 200);
     assert_eq!(ask().await.0, 404);
-    assert_eq!(server.delete(&format!("{RBAC}/clusterroles/part"), None).await.0, 200);
+    sum["rules"] = json!([]);
+    assert_eq!(server.put(&format!("{RBAC}/clusterroles/sum"), &sum).await.0, 200);
     assert_eq!(ask().await.0, 403);
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     for asker in askers {

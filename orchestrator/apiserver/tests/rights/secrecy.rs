@@ -6,32 +6,50 @@ use fairlead_apiserver::pki::{Identity, Profile};
 use jiff::Timestamp;
 use serde_json::json;
 use std::{
-    io,
+    fmt::Write as _,
     path::Path,
     sync::{Arc, Mutex},
 };
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+};
 
+/// Everything that is logged, at every level, by anybody.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct Log(Arc<Mutex<String>>);
 
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Visit for Log {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let _ = write!(self.0.lock().unwrap(), " {field}={value:?}");
     }
 }
 
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
+impl Subscriber for Log {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
     }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        span.record(&mut self.clone());
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, values: &Record<'_>) {
+        values.record(&mut self.clone());
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let _ = write!(self.0.lock().unwrap(), "\n{}", event.metadata().target());
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 /// Lines of all private keys below a directory.
@@ -56,13 +74,8 @@ fn private_lines(directory: &Path, found: &mut Vec<String>) {
 #[tokio::test]
 async fn nothing_secret_is_written() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .finish();
     // Of this thread, which is the only one of the test's runtime.
-    let guard = tracing::subscriber::set_default(subscriber);
+    let guard = tracing::subscriber::set_default(log.clone());
     let server = TestServer::start().await;
     let default = "/api/v1/namespaces/default";
     let value = "correct-horse-battery-staple-4711";
@@ -148,7 +161,7 @@ async fn nothing_secret_is_written() {
             .map(str::to_owned),
     );
     assert!(secrets.len() > 8, "keys are looked for where they are");
-    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    let log = log.0.lock().unwrap().clone();
     assert!(log.len() > 100, "something was logged: {log}");
     for (what, text) in [("log", &log), ("debug", &debug), ("metrics", &metrics)] {
         for secret in &secrets {

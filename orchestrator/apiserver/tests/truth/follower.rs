@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
 /// Namespace and name.
-pub type Name = (String, String);
+pub(crate) type Name = (String, String);
 
 /// What a follower sees: everything that its selector lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selector {
+pub(crate) enum Selector {
     All,
     Namespace(&'static str),
     Label(&'static str),
@@ -37,7 +37,7 @@ impl Selector {
     }
 
     /// The same, written a second time: whether an object is selected.
-    pub fn selects(self, object: &Value) -> bool {
+    pub(crate) fn selects(self, object: &Value) -> bool {
         let meta = &object["metadata"];
         match self {
             Self::All => true,
@@ -58,14 +58,14 @@ impl Selector {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     Object,
     Metadata,
     Table,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// A list in pages of so many (0: one page), and a watch from its revision.
     List(usize),
     /// A watch that begins with everything.
@@ -75,33 +75,33 @@ pub enum Start {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub selector: Selector,
-    pub form: Form,
-    pub start: Start,
+pub(crate) struct Plan {
+    pub(crate) selector: Selector,
+    pub(crate) form: Form,
+    pub(crate) start: Start,
     /// Reads so many events, then nothing until the writers have ended.
-    pub sleeps_after: Option<usize>,
+    pub(crate) sleeps_after: Option<usize>,
 }
 
 /// One event: type, namespace and name, revision.
-pub type Event = (String, Name, Revision);
+pub(crate) type Event = (String, Name, Revision);
 
 /// From one list on, until the server said that it is too old.
 #[derive(Debug, Default)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// What the list showed, and its revision; `None`: it came as events.
-    pub listed: Option<(Revision, Vec<(Name, Revision)>)>,
+    pub(crate) listed: Option<(Revision, Vec<(Name, Revision)>)>,
     /// Initial events, in order, and the revision of their bookmark.
-    pub initial: Vec<(Name, Revision)>,
-    pub bookmarked: Option<Revision>,
-    pub events: Vec<Event>,
+    pub(crate) initial: Vec<(Name, Revision)>,
+    pub(crate) bookmarked: Option<Revision>,
+    pub(crate) events: Vec<Event>,
     /// Number of events before each later bookmark, and its revision.
-    pub bookmarks: Vec<(usize, Revision)>,
+    pub(crate) bookmarks: Vec<(usize, Revision)>,
 }
 
-pub struct Follower {
-    pub plan: Plan,
-    pub segments: Vec<Segment>,
+pub(crate) struct Follower {
+    pub(crate) plan: Plan,
+    pub(crate) segments: Vec<Segment>,
     /// Where the next watch begins; `None`: list again.
     at: Option<Revision>,
     read: usize,
@@ -109,14 +109,14 @@ pub struct Follower {
 
 /// How a follower's time on one server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// It has seen the last object of this life.
     Caught,
     /// It must begin anew.
     Again,
 }
 
-pub fn revision(object: &Value) -> Revision {
+pub(crate) fn revision(object: &Value) -> Revision {
     object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
 }
 
@@ -126,7 +126,7 @@ fn name(object: &Value) -> Name {
 }
 
 impl Follower {
-    pub fn new(plan: Plan) -> Self {
+    pub(crate) fn new(plan: Plan) -> Self {
         Self {
             plan,
             segments: Vec::new(),
@@ -136,7 +136,7 @@ impl Follower {
     }
 
     /// Follows one server until the object `end` of the last namespace it sees.
-    pub async fn follow(&mut self, door: &Inside, end: &str, written: &Arc<Notify>) {
+    pub(crate) async fn follow(&mut self, door: &Inside, end: &str, written: &Arc<Notify>) {
         while self.once(door, end, written).await == Ended::Again {}
     }
 
@@ -223,7 +223,7 @@ impl Follower {
     }
 
     /// After a restart. A follower that does not know where it is begins anew.
-    pub fn reconnect(&mut self) {
+    pub(crate) fn reconnect(&mut self) {
         if self.plan.start == Start::Zero {
             self.at = None;
         }
@@ -327,7 +327,7 @@ impl Lines {
 }
 
 /// What the store itself says happened.
-pub struct Journal<'a>(pub &'a [Change]);
+pub(crate) struct Journal<'a>(pub(crate) &'a [Change]);
 
 impl Journal<'_> {
     fn objects(change: &Change) -> (Option<Value>, Option<Value>) {
@@ -338,7 +338,7 @@ impl Journal<'_> {
     }
 
     /// What a selector lets through at a revision.
-    pub fn state(&self, selector: Selector, at: Revision) -> BTreeMap<Name, Revision> {
+    pub(crate) fn state(&self, selector: Selector, at: Revision) -> BTreeMap<Name, Revision> {
         let mut state = BTreeMap::new();
         for change in self.0.iter().filter(|it| it.revision <= at) {
             let key = (change.key.namespace.to_string(), change.key.name.to_string());
@@ -351,7 +351,7 @@ impl Journal<'_> {
     }
 
     /// What a watch of a selector is told after a revision.
-    pub fn events(&self, selector: Selector, after: Revision) -> Vec<Event> {
+    pub(crate) fn events(&self, selector: Selector, after: Revision) -> Vec<Event> {
         let later = self.0.iter().filter(|it| it.revision > after);
         let events = later.filter_map(|change| {
             let (before, now) = Self::objects(change);
@@ -370,7 +370,7 @@ impl Journal<'_> {
     }
 
     /// Compares what a follower was told with what happened.
-    pub fn check(&self, follower: &Follower) -> Result<(), String> {
+    pub(crate) fn check(&self, follower: &Follower) -> Result<(), String> {
         let selector = follower.plan.selector;
         let mut newest = 0;
         for segment in &follower.segments {
@@ -384,7 +384,7 @@ impl Journal<'_> {
                     (at, &segment.events[..])
                 }
                 // Cut before the bookmark, or a watch from zero: the first events are some state.
-                (None, None) if follower.plan.start == Start::Zero => self.zero(selector, &segment.events)?,
+                (None, None) if follower.plan.start == Start::Zero => self.zero(selector, newest, &segment.events)?,
                 (None, None) => continue,
             };
             if at < newest {
@@ -402,7 +402,7 @@ impl Journal<'_> {
             for (before, bookmark) in &segment.bookmarks {
                 let skipped = segment.events.len() - told.len();
                 let happened = expected.iter().filter(|it| it.2 <= *bookmark).count();
-                if happened != before - skipped {
+                if Some(happened) != before.checked_sub(skipped) {
                     return Err(format!(
                         "bookmark {bookmark} behind {before} events, {happened} happened"
                     ));
@@ -421,10 +421,15 @@ impl Journal<'_> {
         Err(format!("at {at}: expected {expected:?}, listed {shown:?}"))
     }
 
-    /// Finds the state that a watch from zero began with: the longest prefix in the order of keys that is one.
-    fn zero<'e>(&self, selector: Selector, events: &'e [Event]) -> Result<(Revision, &'e [Event]), String> {
-        let revisions: Vec<_> = std::iter::once(0).chain(self.0.iter().map(|it| it.revision)).collect();
-        for at in revisions.into_iter().rev() {
+    /// Finds a state that a watch from zero may have begun with: events in the order of keys, then those that followed.
+    fn zero<'e>(
+        &self,
+        selector: Selector,
+        newest: Revision,
+        events: &'e [Event],
+    ) -> Result<(Revision, &'e [Event]), String> {
+        let later = self.0.iter().map(|it| it.revision).filter(|it| *it > newest);
+        for at in std::iter::once(newest).chain(later) {
             let state = self.state(selector, at);
             // A follower that has seen what it waits for does not read the rest of the state.
             let (initial, rest) = events.split_at(state.len().min(events.len()));
