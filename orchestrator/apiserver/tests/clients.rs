@@ -43,4 +43,4 @@ macro_rules! python {
     )* };
 }
 
-python! { objects watches elections tokens }
+python! { objects watches elections tokens custom }

@@ -25,5 +25,5 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    version discovery explain create apply change workloads get describe delete access nodes refused streams
+    version discovery explain create apply change workloads get describe delete access nodes refused streams crd
 }

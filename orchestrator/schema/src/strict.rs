@@ -194,9 +194,13 @@ impl<'t> Normaliser<'t> {
             (_, Value::Null) => *value = self.zero(ty),
             (Type::Object(object), Value::Object(map)) => self.object(object, map),
             (Type::Map { value: ty, .. }, Value::Object(map)) => {
-                // Upstream's decoder names fields of structs, and keys of maps it does not.
-                for value in map.values_mut() {
+                for (name, value) in map {
+                    let before = self.problems.len();
                     self.value(*ty, value);
+                    // Where a type is wrong, upstream's decoder names fields of structs and no keys of maps.
+                    let typed = |it: &&mut FieldProblem| matches!(it.kind, ProblemKind::Type { .. });
+                    let problems = self.problems[before..].iter_mut();
+                    problems.filter(|it| !typed(it)).for_each(|it| it.under(name));
                 }
             }
             (Type::List { item, .. }, Value::Array(list)) => {

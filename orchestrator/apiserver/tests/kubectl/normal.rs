@@ -1,4 +1,5 @@
 //! What differs from run to run, in what kubectl prints.
+#![allow(unreachable_pub, reason = "nothing else sees it")]
 
 use regex::{Captures, Regex};
 use std::{path::Path, sync::LazyLock};

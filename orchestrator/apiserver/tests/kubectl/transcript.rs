@@ -9,6 +9,7 @@
 //! $ false
 //! [exit 1]
 //! ```
+#![allow(unreachable_pub, reason = "nothing else sees it")]
 
 use crate::{normal::normalise, programs, support::TestServer};
 use std::{
