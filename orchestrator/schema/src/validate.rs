@@ -1,6 +1,6 @@
 //! [`object`]: whether an object may be stored, as upstream's validation decides it, with its reasons and words.
 //!
-//! Three layers: metadata ([`meta`]); `validation.toml`, which says per type what its fields may hold, wherever the type
+//! Three layers: metadata (`meta`); `validation.toml`, which says per type what its fields may hold, wherever the type
 //! occurs; and functions for what concerns several fields, or the object as it was. Pure, bounded, and total: fields of the
 //! wrong JSON type are reported, never a panic.
 //!
