@@ -212,6 +212,11 @@ fn bombs() {
     let nested_lists = (0..50).fold(neighbour("inner"), |inner, _| {
         format!("{{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[{inner}]}}")
     });
+    // What serde_json takes for a text to be read in its turn, deep in itself: each turn has a depth of its own.
+    let raw = (0..12).fold("1".to_owned(), |inner, _| {
+        let inner = json!({"$serde_json::private::RawValue": inner});
+        format!("{}{inner}{}", "[".repeat(120), "]".repeat(120))
+    });
     let digits = format!(
         "{{\"apiVersion\":\"v1\",\"kind\":\"Service\",\"spec\":{{\"ports\":[{{\"port\":{}}}]}}}}",
         "9".repeat(100_000)
@@ -224,6 +229,7 @@ fn bombs() {
         deep("- ", ""),
         deep("[", ""),
         nested_lists,
+        raw,
         digits,
         "a: &a [*a]".to_owned(),
         "&a *a".to_owned(),
@@ -250,7 +256,7 @@ fn what_a_hostile_file_brought_leaves_with_it() {
     let mut dice = Dice(2);
     for _ in 0..300 {
         let mut folder = Folder::new("node-a");
-        let mut alive = BTreeSet::new();
+        let (mut alive, mut wrong) = (BTreeSet::new(), BTreeSet::new());
         for step in 0..6 {
             let mut bytes = corpus[dice.roll(corpus.len())].1.clone().into_bytes();
             let at = dice.roll(bytes.len());
@@ -269,11 +275,13 @@ fn what_a_hostile_file_brought_leaves_with_it() {
                     Event::Service(Change::Delete(name)) => assert!(alive.remove(&format!("service {name}"))),
                     Event::Slice(Change::Delete(name)) => assert!(alive.remove(&format!("slice {name}"))),
                     Event::Node(Change::Delete(name)) => assert!(alive.remove(&format!("node {name}"))),
-                    Event::Skipped(_) => {}
+                    Event::Skipped(skipped) => drop(wrong.insert(skipped.object)),
+                    Event::Reviewed { subject } => assert!(wrong.remove(&subject)),
                     Event::Init | Event::InitDone => panic!("only a source says that"),
                 }
             }
         }
         assert_eq!(alive, BTreeSet::new());
+        assert_eq!(wrong, BTreeSet::new());
     }
 }

@@ -217,7 +217,6 @@ impl<P: Planning, K: Kernel> Core<P, K> {
         }
         self.pending.digest = digest(&batch);
         let metrics = self.out.metrics.clone();
-        let mut found_skipped = Vec::new();
         for event in batch {
             match &event {
                 Event::Init => self.read = false,
@@ -229,21 +228,12 @@ impl<P: Planning, K: Kernel> Core<P, K> {
                 Event::Node(Change::Delete(name)) => {
                     self.node.take_if(|node| node.name == *name);
                 }
-                Event::Skipped(skipped) => found_skipped.push(skipped.clone()),
-                Event::Service(change) => {
-                    let name = match change {
-                        Change::Apply(service) => &service.name,
-                        Change::Delete(name) => name,
-                    };
-                    self.summary.source_said(&format!("Service {name}"));
+                Event::Skipped(skipped) => {
+                    self.count_skipped(skipped, "left out");
+                    self.summary.source_skipped(skipped.clone());
                 }
-                Event::Slice(change) => {
-                    let name = match change {
-                        Change::Apply(slice) => &slice.name,
-                        Change::Delete(name) => name,
-                    };
-                    self.summary.source_said(&format!("EndpointSlice {name}"));
-                }
+                Event::Reviewed { subject } => self.summary.source_reviewed(subject),
+                Event::Service(_) | Event::Slice(_) => {}
             }
             let is_service = matches!(event, Event::Service(_));
             let trigger = match &event {
@@ -268,10 +258,6 @@ impl<P: Planning, K: Kernel> Core<P, K> {
             }
             self.touched.extend(touched);
             metrics.last_queued.set(unix_seconds(now.wall));
-        }
-        for skipped in found_skipped {
-            self.count_skipped(&skipped, "left out");
-            self.summary.source_skipped(skipped);
         }
         // Eligibility does not wait for the kernel: the node must drain even if syncs fail.
         self.out.health.set_node_eligible(self.eligible);

@@ -18,8 +18,9 @@ pub(super) struct Summary {
     counts: PlanCounts,
     by_service: BTreeMap<ObjectName, PlanCounts>,
     checks: BTreeMap<ObjectName, HealthCheck>,
-    /// By object and field, as the source names them.
-    by_source: BTreeMap<(String, String), String>,
+    /// By object, as the source names it, until it is reviewed; at most [`SKIPPED_KEPT`] reports.
+    by_source: BTreeMap<String, Vec<SkippedObject>>,
+    source_reports: usize,
     by_plan: BTreeMap<ObjectName, Vec<Skipped>>,
     by_dataplane: BTreeSet<SkippedObject>,
     deferred: Vec<SkippedObject>,
@@ -41,10 +42,7 @@ impl Summary {
             field: field.to_owned(),
             reason: reason.to_owned(),
         };
-        let source = self
-            .by_source
-            .iter()
-            .map(|((object, field), reason)| shown(object, field, reason));
+        let source = self.by_source.values().flatten().cloned();
         let plan = self
             .by_plan
             .values()
@@ -54,17 +52,26 @@ impl Summary {
         source.chain(plan).chain(rest).take(SKIPPED_KEPT).collect()
     }
 
-    /// The source sent an object anew, so what it said before about it is over.
-    pub(super) fn source_said(&mut self, object: &str) {
-        if !self.by_source.is_empty() {
-            self.by_source.retain(|(held, _), _| held != object);
-        }
+    /// What the source said of an object is over.
+    pub(super) fn source_reviewed(&mut self, object: &str) {
+        let over = self.by_source.remove(object).unwrap_or_default();
+        self.source_reports -= over.len();
     }
 
     /// The source left something out.
     pub(super) fn source_skipped(&mut self, skipped: Skipped) {
-        if self.by_source.len() < SKIPPED_KEPT {
-            self.by_source.insert((skipped.object, skipped.field), skipped.reason);
+        if self.source_reports >= SKIPPED_KEPT {
+            return;
+        }
+        let shown = SkippedObject {
+            object: skipped.object.clone(),
+            field: skipped.field,
+            reason: skipped.reason,
+        };
+        let of_object = self.by_source.entry(skipped.object).or_default();
+        if !of_object.contains(&shown) {
+            of_object.push(shown);
+            self.source_reports += 1;
         }
     }
 

@@ -385,11 +385,25 @@ fn what_the_source_skips_is_shown_until_it_says_otherwise() {
     .concat();
     bench.step(vec![batch]);
     assert_eq!(bench.status().skipped.len(), 2);
+    let reviewed = |subject: &str| Event::Reviewed {
+        subject: subject.to_owned(),
+    };
     bench.step(vec![vec![apply("x")]]);
+    assert_eq!(
+        bench.status().skipped.len(),
+        2,
+        "only the source knows whether it is over"
+    );
+    bench.step(vec![vec![reviewed("Service d/x"), apply("x")]]);
     assert_eq!(bench.status().skipped.len(), 1);
+    let batch = vec![reviewed("shop.yaml, document 3"), skipped("shop.yaml, document 3")];
+    bench.step(vec![batch]);
+    assert_eq!(bench.status().skipped[0].object, "shop.yaml, document 3", "still wrong");
+    bench.step(vec![vec![reviewed("shop.yaml, document 3")]]);
+    assert_eq!(bench.status().skipped, []);
     let text = bench.out.metrics.encode(Format::Text);
     assert!(text.contains("fairlead_skipped_objects_total{kind=\"Service\"} 1\n"));
-    assert!(text.contains("fairlead_skipped_objects_total{kind=\"Manifest\"} 1\n"));
+    assert!(text.contains("fairlead_skipped_objects_total{kind=\"Manifest\"} 2\n"));
 }
 
 #[test]

@@ -29,6 +29,12 @@ pub enum Event {
     Node(Change<Node, Arc<str>>),
     /// Everything has been read once.
     InitDone,
-    /// Something could not be used; the rest goes on.
+    /// Something could not be used; the rest goes on. Stands until [`Event::Reviewed`] with the same object.
     Skipped(Skipped),
+    /// What was last said in [`Event::Skipped`] of `subject` is over: it was read anew, or is gone. What is still wrong
+    /// with it follows. Only for a subject that something was said of.
+    Reviewed {
+        /// [`Skipped::object`] of what is over.
+        subject: String,
+    },
 }

@@ -59,6 +59,8 @@ impl ServiceMap {
                     self.skipped.push(skipped);
                 }
             }
+            // Who shows what was skipped forgets it; nothing here depends on it.
+            Event::Reviewed { .. } => {}
         }
         BTreeSet::new()
     }

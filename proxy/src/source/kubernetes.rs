@@ -238,6 +238,8 @@ struct Follower<K> {
 struct Known {
     /// A hash stands for the object, so that nothing is kept twice: most updates of an API object do not concern us.
     objects: HashMap<Key, Seen>,
+    /// What is wrong with objects, announced or not.
+    faulty: HashMap<Key, Faulty>,
     hasher: RandomState,
     list: u32,
 }
@@ -245,6 +247,46 @@ struct Known {
 struct Seen {
     hash: u64,
     list: u32,
+}
+
+/// What was reported of an object and still stands.
+struct Faulty {
+    /// Of all reports.
+    hash: u64,
+    /// [`Skipped::object`] of each: its name, or what stands for one that cannot be used.
+    subject: String,
+    list: u32,
+}
+
+impl Known {
+    /// Adds to `batch` how `reports`, of one object, differ from those that stand.
+    fn review(&mut self, key: &Key, reports: Vec<Skipped>, batch: &mut Vec<Event>) {
+        let hash = self.hasher.hash_one(&reports);
+        if let Some(before) = self.faulty.get_mut(key)
+            && before.hash == hash
+        {
+            before.list = self.list;
+            return;
+        }
+        if let Some(before) = self.faulty.remove(key) {
+            batch.push(before.over());
+        }
+        if let Some(first) = reports.first() {
+            let faulty = Faulty {
+                hash,
+                subject: first.object.clone(),
+                list: self.list,
+            };
+            self.faulty.insert(key.clone(), faulty);
+        }
+        batch.extend(reports.into_iter().map(Event::Skipped));
+    }
+}
+
+impl Faulty {
+    fn over(self) -> Event {
+        Event::Reviewed { subject: self.subject }
+    }
 }
 
 impl<K> Follower<K>
@@ -334,12 +376,15 @@ where
             watcher::Event::InitApply(object) | watcher::Event::Apply(object) => self.apply(object, batch),
             watcher::Event::Delete(object) => {
                 let key = self.key(&object.meta);
+                self.known.review(&key, Vec::new(), batch);
                 if self.known.objects.remove(&key).is_some() {
                     batch.push(key.deleted());
                 }
             }
             watcher::Event::InitDone => {
                 let list = self.known.list;
+                let over = self.known.faulty.extract_if(|_, faulty| faulty.list != list);
+                batch.extend(over.map(|(_, faulty)| faulty.over()));
                 let gone = self.known.objects.extract_if(|_, seen| seen.list != list);
                 batch.extend(gone.map(|(key, _)| key.deleted()));
             }
@@ -354,35 +399,34 @@ where
 
     fn apply(&mut self, object: Lenient<K>, batch: &mut Vec<Event>) {
         let list = self.known.list;
+        let key = self.key(&object.meta);
         match object.object {
             Ok(api) => {
-                let (decoded, skipped) = (self.convert)(&api, &mut self.strings);
+                let (decoded, reports) = (self.convert)(&api, &mut self.strings);
+                self.known.review(&key, reports, batch);
                 match decoded {
                     Decoded::Object(object) => {
                         let hash = self.known.hasher.hash_one(&object);
                         let before = self.known.objects.insert(object.key(), Seen { hash, list });
                         if before.is_none_or(|before| before.hash != hash) {
-                            batch.extend(skipped.into_iter().map(Event::Skipped));
                             batch.push(object.applied());
                         }
                     }
                     Decoded::NotOurs(key) => {
-                        batch.extend(skipped.into_iter().map(Event::Skipped));
                         if self.known.objects.remove(&key).is_some() {
                             batch.push(key.deleted());
                         }
                     }
-                    Decoded::Nameless => batch.extend(skipped.into_iter().map(Event::Skipped)),
+                    Decoded::Nameless => {}
                 }
             }
             Err(Malformed { field, reason }) => {
-                let key = self.key(&object.meta);
-                let object = key.to_string();
                 if let Some(before) = self.known.objects.get_mut(&key) {
                     // The last version that made sense stays.
                     before.list = list;
                 }
-                batch.push(Event::Skipped(Skipped { object, field, reason }));
+                let object = key.to_string();
+                self.known.review(&key, vec![Skipped { object, field, reason }], batch);
             }
         }
     }

@@ -223,6 +223,7 @@ fn line(event: Event) -> String {
         Event::Node(Change::Apply(node)) => format!("+ node {} {}", node.name, node.zone.unwrap_or_default()),
         Event::Node(Change::Delete(name)) => format!("- node {name}"),
         Event::Skipped(skipped) => format!("! {skipped}"),
+        Event::Reviewed { subject } => format!("~ {subject}"),
     }
 }
 
@@ -427,6 +428,49 @@ async fn a_malformed_object_spoils_neither_list_nor_watch() {
         assert!(got[0].starts_with("! Service shop/a: spec.clusterIP: "), "{got:?}");
         assert_eq!(got[1], "+ d 10.96.0.4");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_stands_until_its_object_is_read_anew_or_gone() {
+    let server = Server::new(Streaming::Supported);
+    full(&server);
+    let (mut events, _) = follow(&server.client(), "node-a");
+    initial(&mut events).await;
+    let with_port = |port: Value, version: &str| {
+        let mut service = service("a", 1, version);
+        service["spec"]["ports"] = json!([{"port": 80}, {"name": "x", "port": port}]);
+        service
+    };
+    let bad = "! Service shop/a: spec.ports[1].port: 0 is not a port number (1 to 65535)";
+    let malformed = |line: &String| line.starts_with("! Service shop/a: spec.ports[1].port: invalid type");
+    let over = "~ Service shop/a";
+    server.push(SERVICES, "MODIFIED", &with_port(json!(0), "10"));
+    assert_eq!(next(&mut events).await, [bad]);
+    // The same fault is told once, whatever else changes.
+    let mut annotated = with_port(json!(0), "11");
+    annotated["metadata"]["annotations"] = json!({"note": "new"});
+    server.push(SERVICES, "MODIFIED", &annotated);
+    server.push(SERVICES, "MODIFIED", &with_port(json!("y"), "12"));
+    let got = next(&mut events).await;
+    assert!(got.len() == 2 && got[0] == over && malformed(&got[1]), "{got:?}");
+    // Repaired to what had been announced: the object is no news.
+    server.push(SERVICES, "MODIFIED", &service("a", 1, "13"));
+    assert_eq!(next(&mut events).await, [over]);
+    // An object that was never announced.
+    let mut never = with_port(json!("y"), "14");
+    never["metadata"]["name"] = json!("never");
+    server.push(SERVICES, "ADDED", &never);
+    assert!(next(&mut events).await[0].starts_with("! Service shop/never: "));
+    server.push(SERVICES, "DELETED", &never);
+    assert_eq!(next(&mut events).await, ["~ Service shop/never"]);
+    // A list that does not have it.
+    server.push(SERVICES, "ADDED", &never);
+    next(&mut events).await;
+    server.push(SERVICES, "MODIFIED", &with_port(json!(0), "15"));
+    assert_eq!(next(&mut events).await, [bad]);
+    server.set(SERVICES, vec![with_port(json!(0), "16"), service("b", 2, "2")]);
+    server.push(SERVICES, "ERROR", &gone());
+    assert_eq!(next(&mut events).await, ["~ Service shop/never"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,9 @@
 //! read again only when the link itself changes.
 
 mod folder;
+mod json;
 mod reader;
+mod reports;
 mod watch;
 
 pub use self::folder::{FileState, Folder};
@@ -103,11 +105,12 @@ fn load(dir: &Path, look: &Look, folder: &mut Folder) -> Vec<Event> {
     let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
     // Names that are not UTF-8 are nobody's manifests.
     names.extend(look.names.iter().filter_map(|name| name.to_str()).map(Arc::from));
-    let mut trouble = None;
+    let mut events = Vec::new();
     if look.all {
         let list = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         match list {
             Ok(entries) => {
+                events = folder.trouble(None);
                 names.extend(
                     entries
                         .iter()
@@ -119,7 +122,7 @@ fn load(dir: &Path, look: &Look, folder: &mut Folder) -> Vec<Event> {
                 // Losing the folder is no reason to stop serving what it said.
                 let object = format!("manifest folder {}", dir.display());
                 let reason = format!("{err}; what it held stays until it can be read again");
-                trouble = Some(Event::Skipped(Skipped {
+                events = folder.trouble(Some(Skipped {
                     object,
                     field: String::new(),
                     reason,
@@ -132,8 +135,7 @@ fn load(dir: &Path, look: &Look, folder: &mut Folder) -> Vec<Event> {
         let state = read(&dir.join(&*name));
         (name, state)
     });
-    let mut events = folder.update_sorted(files);
-    events.extend(trouble);
+    events.extend(folder.update_sorted(files));
     events
 }
 

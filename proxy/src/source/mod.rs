@@ -3,7 +3,8 @@
 //! `kubernetes.rs` follows an API server, `manifests.rs` a folder of files. Both give [`Events`]: batches that belong
 //! together. The first batches say [`Event::Init`], everything that exists, and [`Event::InitDone`]; from then on each
 //! batch is one change. A source sends differences only: an object that did not change is not repeated, one that was
-//! never announced is not deleted.
+//! never announced is not deleted. The same holds for faults: [`Event::Skipped`] says one once, [`Event::Reviewed`] that
+//! those of an object are over.
 //!
 //! A source stops when its receiver is dropped, and waits while the receiver is busy.
 
@@ -69,6 +70,28 @@ impl Object {
             Self::Service(service) => Key::Service(service.name.clone()),
             Self::Slice(slice) => Key::Slice(slice.name.clone()),
             Self::Node(node) => Key::Node(Arc::clone(&node.name)),
+        }
+    }
+
+    /// Gives back the room that growing lists have taken in reserve.
+    fn shrink(&mut self) {
+        match self {
+            Self::Service(service) => {
+                service.cluster_ips.shrink_to_fit();
+                service.external_ips.shrink_to_fit();
+                service.load_balancer_ips.shrink_to_fit();
+                service.ports.shrink_to_fit();
+                service.source_ranges.shrink_to_fit();
+            }
+            Self::Slice(slice) => {
+                slice.ports.shrink_to_fit();
+                slice.endpoints.shrink_to_fit();
+                for endpoint in &mut slice.endpoints {
+                    endpoint.zone_hints.shrink_to_fit();
+                    endpoint.node_hints.shrink_to_fit();
+                }
+            }
+            Self::Node(node) => node.internal_ips.shrink_to_fit(),
         }
     }
 

@@ -40,7 +40,7 @@ pub fn complete(resource: &Resource, value: &mut Value) {
         definition::note_storage_version(value);
         // Objects can exist as soon as the definition is seen.
         let going = !value["metadata"]["deletionTimestamp"].is_null();
-        let known = value["metadata"]["uid"].is_string();
+        let known = value["metadata"]["resourceVersion"].is_string();
         if !going && !known && value["metadata"].is_object() {
             hold(value);
         }

@@ -73,7 +73,8 @@ impl Call {
     }
 
     /// Tells the client something besides the answer. Source: RFC 7234 §5.5, code 299.
-    pub(crate) fn warn(&self, text: String) {
+    pub(crate) fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
         let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let room = MAX_WARNINGS.saturating_sub(warnings.iter().map(String::len).sum());
         if room > 0 && !warnings.contains(&text) {

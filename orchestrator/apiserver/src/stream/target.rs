@@ -4,10 +4,11 @@ use crate::{
     core::ApiServer,
     handlers::Call,
     objects::Objects as _,
-    request_info::parameters,
+    request_info::{RequestInfo, parameters},
     status::{Result, Status},
 };
 use form_urlencoded::Serializer;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use rand::seq::IndexedRandom as _;
 use serde_json::Value;
 use std::{net::IpAddr, sync::Arc};
@@ -31,13 +32,46 @@ pub(super) fn find(call: &Call) -> Result<Option<Target>> {
         ("services", "proxy") => service_proxy(call),
         ("nodes", "proxy") => {
             let (name, _) = split(&call.info.name);
-            let path = format!("/{}", call.info.rest.join("/"));
+            let path = rest(&call.info);
             kubelet(&call.server, &name, with_query(path, &call.query))
         }
         ("pods", subresource) => return kubelet_of_pod(call, subresource),
         _ => Err(Status::no_such_path()),
     };
     target.map(Some)
+}
+
+/// What a path may not hold as it is. Source: RFC 3986 §3.3.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// The path behind the subresource, escaped again: an escaped `?` or `/` of the client's stays one.
+fn rest(info: &RequestInfo) -> String {
+    let steps = info
+        .rest
+        .iter()
+        .map(|step| utf8_percent_encode(step, ESCAPED).to_string());
+    let mut path = format!("/{}", steps.collect::<Vec<_>>().join("/"));
+    // Servers tell a directory from a file by it.
+    if info.path.ends_with('/') && !path.ends_with('/') {
+        path.push('/');
+    }
+    path
 }
 
 fn with_query(path: String, query: &str) -> String {
@@ -95,7 +129,7 @@ fn pod_proxy(call: &Call) -> Result<Target> {
     };
     Ok(Target {
         authority: authority(address, port),
-        path_and_query: with_query(format!("/{}", call.info.rest.join("/")), &call.query),
+        path_and_query: with_query(rest(&call.info), &call.query),
         tls,
     })
 }
@@ -138,7 +172,7 @@ fn service_proxy(call: &Call) -> Result<Target> {
     let chosen = endpoints.choose(&mut rand::rng()).cloned();
     Ok(Target {
         authority: chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))?,
-        path_and_query: with_query(format!("/{}", call.info.rest.join("/")), &call.query),
+        path_and_query: with_query(rest(&call.info), &call.query),
         tls,
     })
 }
@@ -279,6 +313,22 @@ mod tests {
         );
         let unknown = container(&pod(&["a"]), Some("z".to_owned()), "p").unwrap_err();
         assert_eq!(unknown.message, "container z is not valid for pod p");
+    }
+
+    #[test]
+    fn what_a_proxy_asks_for_stays_as_it_was() {
+        for (path, expected) in [
+            ("a/b", "/a/b"),
+            ("a%20b/", "/a%20b/"),
+            ("a%3Fb", "/a%3Fb"),
+            ("a%2Fb%25", "/a%2Fb%25"),
+            ("%0d%0ax", "/%0D%0Ax"),
+            ("", "/"),
+        ] {
+            let path = format!("/api/v1/namespaces/d/pods/p/proxy/{path}");
+            let info = RequestInfo::parse(&http::Method::GET, &path, "");
+            assert_eq!(rest(&info), expected, "{path}");
+        }
     }
 
     #[test]

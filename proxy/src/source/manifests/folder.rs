@@ -1,15 +1,18 @@
 //! [`Folder`]: contents of files → what changed. Pure: it never touches the file system.
 
-use super::super::{Key, Object};
-use super::reader::{Found, Readers, Syntax, split};
+use super::{
+    super::{Key, Object},
+    reader::{Found, Piece, Position, Readers, Syntax, split},
+    reports::{Origin, Reports},
+};
 use crate::{error::Skipped, model::Event};
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::RandomState},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::RandomState},
     hash::BuildHasher,
     sync::Arc,
 };
 
-/// Most reports about one change of one file; the rest is counted in a last one.
+/// Most reports about one file; the rest is counted in a last one.
 const MAX_REPORTS: usize = 100;
 
 /// A file as it was just seen.
@@ -32,19 +35,100 @@ pub struct Folder {
     readers: Readers,
     hasher: RandomState,
     files: BTreeMap<Arc<str>, File>,
-    /// Which files speak of an object, sorted.
-    claimants: HashMap<Key, Vec<Arc<str>>>,
-    published: HashMap<Key, Arc<Object>>,
+    objects: HashMap<Key, Entry>,
+    reports: Reports,
+}
+
+/// An object that a file speaks of, or that was announced.
+#[derive(Debug, Default)]
+struct Entry {
+    /// The first file by name that speaks of it: it counts. `None`: none does any more.
+    winner: Option<Arc<str>>,
+    /// Other files that do, sorted.
+    others: Vec<Arc<str>>,
+    /// What was announced last.
+    published: Option<Arc<Object>>,
 }
 
 /// What a file says of an object; `None`: that it is not for this proxy.
 type Claim = Option<Arc<Object>>;
 
+/// What a file said. There are many objects, so that it is held without a gap.
 #[derive(Debug, Default)]
 struct File {
-    /// What each document said, by hash of its text: an edit of one document costs one document.
-    documents: HashMap<u64, Arc<[Found]>>,
-    claims: BTreeMap<Key, Claim>,
+    /// What each document or item of a List said, by hash of its text: an edit of one costs one. Sorted.
+    documents: Box<[(u64, Found)]>,
+    /// What was wrong with some of them.
+    faulty: HashMap<u64, Faults>,
+    /// Sorted.
+    claims: Box<[(Key, Claim)]>,
+}
+
+/// What is wrong with one document.
+#[derive(Clone, Debug)]
+struct Faults {
+    /// Where it was read: elsewhere, it has to be read again.
+    position: Position,
+    /// At most [`MAX_REPORTS`].
+    reports: Vec<Skipped>,
+    more: usize,
+}
+
+impl Entry {
+    fn add(&mut self, mut file: Arc<str>) {
+        let Some(winner) = &mut self.winner else {
+            self.winner = Some(file);
+            return;
+        };
+        if file < *winner {
+            std::mem::swap(winner, &mut file);
+        }
+        if file != *winner
+            && let Err(at) = self.others.binary_search(&file)
+        {
+            self.others.insert(at, file);
+        }
+    }
+
+    fn remove(&mut self, file: &str) {
+        if self.winner.as_deref() == Some(file) {
+            self.winner = (!self.others.is_empty()).then(|| self.others.remove(0));
+        } else {
+            self.others.retain(|other| &**other != file);
+        }
+    }
+
+    /// What to say while several files speak of it.
+    fn contest(&self, key: &Key) -> Option<Skipped> {
+        let (winner, other) = (self.winner.as_ref()?, self.others.first()?);
+        let more = match self.others.len() {
+            1 => String::new(),
+            2 => " and 1 more file".to_owned(),
+            others => format!(" and {} more files", others - 1),
+        };
+        Some(Skipped {
+            object: key.to_string(),
+            field: String::new(),
+            reason: format!("defined in {winner} and in {other}{more}; {winner} counts, the first by name; keep one"),
+        })
+    }
+}
+
+impl File {
+    fn claim(&self, key: &Key) -> Option<&Claim> {
+        let at = self.claims.binary_search_by(|(held, _)| held.cmp(key)).ok()?;
+        Some(&self.claims[at].1)
+    }
+
+    /// What a document of this hash said. `None`: it has to be read.
+    fn known(&self, hash: u64, piece: &Piece<'_>) -> Option<&[(u64, Found)]> {
+        let from = self.documents.partition_point(|(held, _)| *held < hash);
+        let said = &self.documents[from..];
+        let said = &said[..said.partition_point(|(held, _)| *held == hash)];
+        let faults = self.faulty.get(&hash);
+        let here = faults.is_none_or(|faults| faults.position == piece.position());
+        (!said.is_empty() && here).then_some(said)
+    }
 }
 
 impl Folder {
@@ -54,8 +138,8 @@ impl Folder {
             readers: Readers::new(&node_name.into()),
             hasher: RandomState::new(),
             files: BTreeMap::new(),
-            claimants: HashMap::new(),
-            published: HashMap::new(),
+            objects: HashMap::new(),
+            reports: Reports::default(),
         }
     }
 
@@ -64,9 +148,9 @@ impl Folder {
         syntax(name).is_some()
     }
 
-    /// Names of the files that were last seen with content.
+    /// Names of the files whose end would be news: those that were last seen with content, or could not be read.
     pub(super) fn files(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.files.keys()
+        self.files.keys().chain(self.reports.unreadable())
     }
 
     /// Takes in files that changed together, in any order, and returns one batch of differences.
@@ -79,176 +163,211 @@ impl Folder {
     /// As [`Folder::update`], with files in the order of their names; takes one at a time, so that they need not all be
     /// in memory.
     pub(super) fn update_sorted(&mut self, changes: impl IntoIterator<Item = (Arc<str>, FileState)>) -> Vec<Event> {
-        let mut events = Vec::new();
         let (mut added, mut changed) = (Vec::new(), Vec::new());
         for (name, state) in changes {
-            let mut skipped = Vec::new();
-            self.update_file(&name, state, &mut added, &mut changed, &mut skipped);
-            let more = skipped.len().saturating_sub(MAX_REPORTS);
-            events.extend(skipped.into_iter().take(MAX_REPORTS).map(Event::Skipped));
-            if more > 0 {
-                let reason = format!("{more} more faults not listed");
-                events.push(Event::Skipped(Skipped {
-                    object: name.to_string(),
-                    field: String::new(),
-                    reason,
-                }));
-            }
+            self.update_file(&name, state, &mut added, &mut changed);
         }
-        for (key, file) in &added {
-            events.extend(self.contest(key, file).map(Event::Skipped));
+        for key in added.iter().chain(&changed).collect::<BTreeSet<_>>() {
+            let contest = self.objects.get(key).and_then(|entry| entry.contest(key));
+            self.reports
+                .set(&Origin::Contest(key.clone()), contest.into_iter().collect());
         }
+        let mut events = self.reports.changes();
         // What is new comes before what is gone: in between, too much is served, never too little.
-        for key in added.into_iter().map(|(key, _)| key).chain(changed) {
+        for key in added.into_iter().chain(changed) {
             self.publish(key, &mut events);
         }
         events
     }
 
-    fn update_file(
-        &mut self,
-        name: &Arc<str>,
-        state: FileState,
-        added: &mut Vec<(Key, Arc<str>)>,
-        changed: &mut Vec<Key>,
-        skipped: &mut Vec<Skipped>,
-    ) {
-        let new = match state {
+    /// Takes in what is wrong with the folder as a whole, and returns what is to be announced.
+    pub(super) fn trouble(&mut self, report: Option<Skipped>) -> Vec<Event> {
+        self.reports.set(&Origin::Folder, report.into_iter().collect());
+        self.reports.changes()
+    }
+
+    fn update_file(&mut self, name: &Arc<str>, state: FileState, added: &mut Vec<Key>, changed: &mut Vec<Key>) {
+        let readable = Origin::Readable(Arc::clone(name));
+        let (new, reports) = match state {
             FileState::Content(bytes) => match syntax(name) {
-                Some(syntax) => self.read(name, syntax, &bytes, skipped),
+                Some(syntax) => self.read(name, syntax, &bytes),
                 None => return,
             },
             FileState::Unreadable(reason) => {
-                skipped.push(Skipped {
+                let report = Skipped {
                     object: name.to_string(),
                     field: String::new(),
                     reason,
-                });
-                return;
+                };
+                return self.reports.set(&readable, vec![report]);
             }
-            FileState::Gone => File::default(),
+            FileState::Gone => Default::default(),
         };
+        self.reports.set(&readable, Vec::new());
+        self.reports.set(&Origin::Contents(Arc::clone(name)), reports);
         let old = self.files.remove(name).unwrap_or_default();
         for (key, claim) in &new.claims {
-            match old.claims.get(key) {
+            match old.claim(key) {
                 Some(before) if before == claim => {}
                 Some(_) => changed.push(key.clone()),
                 None => {
-                    let claimants = self.claimants.entry(key.clone()).or_default();
-                    if let Err(at) = claimants.binary_search(name) {
-                        claimants.insert(at, Arc::clone(name));
-                    }
-                    added.push((key.clone(), Arc::clone(name)));
+                    self.objects.entry(key.clone()).or_default().add(Arc::clone(name));
+                    added.push(key.clone());
                 }
             }
         }
-        for key in old.claims.into_keys().filter(|key| !new.claims.contains_key(key)) {
-            if let Some(claimants) = self.claimants.get_mut(&key) {
-                claimants.retain(|file| file != name);
-                if claimants.is_empty() {
-                    self.claimants.remove(&key);
+        for (key, _) in old.claims {
+            if new.claim(&key).is_none() {
+                if let Some(entry) = self.objects.get_mut(&key) {
+                    entry.remove(name);
                 }
+                changed.push(key);
             }
-            changed.push(key);
         }
         if !(new.documents.is_empty() && new.claims.is_empty()) {
             self.files.insert(Arc::clone(name), new);
         }
     }
 
-    fn read(&mut self, name: &Arc<str>, syntax: Syntax, bytes: &[u8], skipped: &mut Vec<Skipped>) -> File {
-        let old = self.files.get(name);
-        let mut new = File::default();
-        let mut unknown = false;
-        let mut ignored = 0usize;
-        let known = |hash: &u64| old.and_then(|old| old.documents.get(hash));
-        let pieces = split(syntax, bytes).into_iter();
-        let pieces: Vec<_> = pieces.map(|piece| (self.hasher.hash_one(piece.text), piece)).collect();
+    /// Returns what a file says now, and what is wrong with it.
+    fn read(&mut self, name: &Arc<str>, syntax: Syntax, bytes: &[u8]) -> (File, Vec<Skipped>) {
+        let nothing = File::default();
+        let old = self.files.get(name).unwrap_or(&nothing);
+        let pieces: Vec<(u64, Piece<'_>)> = split(syntax, bytes)
+            .into_iter()
+            .map(|piece| (self.hasher.hash_one(piece.meaning()), piece))
+            .collect();
         let unread: Vec<_> = pieces
             .iter()
-            .filter(|(hash, _)| known(hash).is_none())
+            .filter(|(hash, piece)| old.known(*hash, piece).is_none())
             .map(|(_, piece)| *piece)
             .collect();
         let mut fresh = self.readers.read(name, syntax, &unread).into_iter();
+        let mut documents = Vec::with_capacity(pieces.len());
+        let mut faulty = HashMap::new();
+        let mut claims: BTreeMap<Key, Claim> = BTreeMap::new();
+        let (mut reports, mut more) = (Vec::new(), 0);
+        let mut report = |report: Skipped| match reports.len() < MAX_REPORTS {
+            true => reports.push(report),
+            false => more += 1,
+        };
+        let mut held = HashSet::new();
+        let (mut unknown, mut malformed, mut ignored) = (false, Vec::new(), 0usize);
+        let mut hidden = 0;
         for (hash, piece) in pieces {
-            let known = known(&hash);
-            let found: Arc<[Found]> = match known {
-                Some(known) => Arc::clone(known),
+            let (found, faults) = match old.known(hash, &piece) {
+                Some(said) => {
+                    let found: Vec<Found> = said.iter().map(|(_, found)| found.clone()).collect();
+                    (found, old.faulty.get(&hash).cloned())
+                }
                 None => {
-                    let (found, faults) = fresh.next().unwrap_or_default();
-                    skipped.extend(faults);
-                    found.into()
+                    let (found, mut reports) = fresh.next().unwrap_or_default();
+                    let more = reports.len().saturating_sub(MAX_REPORTS);
+                    reports.truncate(MAX_REPORTS);
+                    let position = piece.position();
+                    let faults = (!reports.is_empty()).then_some(Faults {
+                        position,
+                        reports,
+                        more,
+                    });
+                    (found, faults)
                 }
             };
-            for found in found.iter() {
-                let (key, claim) = match found {
-                    Found::Object(object) => (object.key(), Some(Arc::clone(object))),
-                    Found::NotOurs(key) => (key.clone(), None),
-                    Found::Malformed(key) => match old.and_then(|old| old.claims.get(key)) {
-                        Some(before) => (key.clone(), before.clone()),
-                        None => continue,
-                    },
+            if let Some(faults) = faults {
+                faults.reports.iter().cloned().for_each(&mut report);
+                hidden += faults.more;
+                faulty.insert(hash, faults);
+            }
+            let first = held.insert(hash);
+            for mut found in found {
+                let said = match &mut found {
+                    Found::Object(object) => {
+                        let key = object.key();
+                        // What did not change is held once: as it was announced.
+                        if let Some(Some(before)) = old.claim(&key)
+                            && before == object
+                        {
+                            *object = Arc::clone(before);
+                        }
+                        Some((key, Some(Arc::clone(object))))
+                    }
+                    Found::NotOurs(key) => Some(((**key).clone(), None)),
+                    Found::Malformed(key) => {
+                        malformed.push((**key).clone());
+                        None
+                    }
                     Found::Ignored => {
                         ignored += 1;
-                        continue;
+                        None
                     }
                     Found::Unknown => {
                         unknown = true;
-                        continue;
+                        None
                     }
                 };
-                if new.claims.contains_key(&key) {
-                    if known.is_none() {
-                        let object = format!("{name}, document {}", piece.number);
-                        let reason = format!("{key} is defined earlier in this file, which counts; remove one");
-                        skipped.push(Skipped {
-                            object,
-                            field: String::new(),
-                            reason,
-                        });
-                    }
+                if first {
+                    documents.push((hash, found));
+                }
+                let Some((key, claim)) = said else { continue };
+                if claims.contains_key(&key) {
+                    report(Skipped {
+                        object: format!("{name}, document {}", piece.number),
+                        field: String::new(),
+                        reason: format!("{key} is defined earlier in this file, which counts; remove one"),
+                    });
                     continue;
                 }
-                new.claims.insert(key, claim);
+                claims.insert(key, claim);
             }
-            new.documents.insert(hash, found);
         }
-        if let Some(old) = old.filter(|_| unknown) {
+        // A sound definition elsewhere in the file counts more than what a malformed one used to say.
+        for key in malformed {
+            if let Some(before) = old.claim(&key) {
+                claims.entry(key).or_insert_with(|| before.clone());
+            }
+        }
+        if unknown {
             for (key, claim) in &old.claims {
-                new.claims.entry(key.clone()).or_insert_with(|| claim.clone());
+                claims.entry(key.clone()).or_insert_with(|| claim.clone());
             }
         }
-        tracing::debug!(file = %name, objects = new.claims.len(), ignored, faults = skipped.len(), "manifest read");
-        new
-    }
-
-    /// What to say when `file` begins to speak of an object that another file defines too.
-    fn contest(&self, key: &Key, file: &Arc<str>) -> Option<Skipped> {
-        let claimants = self.claimants.get(key)?;
-        let (winner, rest) = claimants.split_first()?;
-        let other = if file == winner { rest.first()? } else { winner };
-        let reason = format!("defined in {file} and in {other}; {winner} counts, the first by name; remove one");
-        Some(Skipped {
-            object: key.to_string(),
-            field: String::new(),
-            reason,
-        })
+        more += hidden;
+        if more > 0 {
+            reports.push(Skipped {
+                object: name.to_string(),
+                field: String::new(),
+                reason: format!("{more} more faults not listed"),
+            });
+        }
+        documents.sort_by_key(|(hash, _)| *hash);
+        tracing::debug!(file = %name, objects = claims.len(), ignored, faults = reports.len(), "manifest read");
+        let file = File {
+            documents: documents.into_boxed_slice(),
+            faulty,
+            claims: claims.into_iter().collect(),
+        };
+        (file, reports)
     }
 
     fn publish(&mut self, key: Key, events: &mut Vec<Event>) {
-        let winner = self.claimants.get(&key).and_then(|files| files.first());
-        let claim = winner.and_then(|file| self.files.get(file)?.claims.get(&key)?.clone());
-        match (self.published.get(&key), claim) {
-            (Some(before), Some(now)) if Arc::ptr_eq(before, &now) || *before == now => {}
-            (_, Some(now)) => {
+        let Some(entry) = self.objects.get_mut(&key) else {
+            return;
+        };
+        let winner = entry.winner.as_ref().and_then(|file| self.files.get(file));
+        let claim = winner.and_then(|file| file.claim(&key)?.clone());
+        if let Some(now) = claim {
+            if entry.published.as_ref() != Some(&now) {
                 events.push(now.as_ref().clone().applied());
-                self.published.insert(key, now);
             }
-            (Some(_), None) => {
-                self.published.remove(&key);
-                events.push(key.deleted());
-            }
-            (None, None) => {}
+            entry.published = Some(now);
+            return;
+        }
+        let published = entry.published.take().is_some();
+        if entry.winner.is_none() {
+            self.objects.remove(&key);
+        }
+        if published {
+            events.push(key.deleted());
         }
     }
 }

@@ -25,6 +25,7 @@ fn lines(events: Vec<Event>) -> Vec<String> {
             Event::Node(Change::Apply(node)) => format!("+ node {}", node.name),
             Event::Node(Change::Delete(name)) => format!("- node {name}"),
             Event::Skipped(skipped) => format!("! {skipped}"),
+            Event::Reviewed { subject } => format!("~ {subject}"),
             Event::Init | Event::InitDone => "?".to_owned(),
         })
         .collect()
@@ -51,7 +52,7 @@ fn only_differences_are_announced() {
     assert_eq!(folder.put("x.yaml", &edited), ["+ c 10.96.0.4", "+ b 10.96.0.3", "- a"]);
     assert_eq!(folder.remove("x.yaml"), ["- b", "- c"]);
     assert_eq!(folder.remove("x.yaml"), [""; 0]);
-    assert!(folder.published.is_empty() && folder.claimants.is_empty() && folder.files.is_empty());
+    assert!(folder.objects.is_empty() && folder.files.is_empty() && folder.reports.is_empty());
 }
 
 #[test]
@@ -164,8 +165,18 @@ fn a_malformed_document_is_reported_where_it_is_and_keeps_its_former_self() {
         folder.put("x.yaml", &bad.replace("10.96.0.9", "10.96.0.8")),
         ["+ a 10.96.0.8"]
     );
-    assert_eq!(folder.put("x.yaml", &good), ["+ a 10.96.0.1"]);
+    assert_eq!(folder.put("x.yaml", &good), ["~ x.yaml, document 2", "+ a 10.96.0.1"]);
     assert_eq!(folder.put("x.yaml", &service("a", "10.96.0.1")), ["- b"]);
+}
+
+#[test]
+fn a_malformed_document_does_not_hide_a_sound_one_of_the_same_object() {
+    let mut folder = folder();
+    let file = |ip| format!("{}---\n{}", service("a", "[]"), service("a", ip));
+    let got = folder.put("x.yaml", &file("10.96.0.1"));
+    assert!(got.len() == 2 && got[1] == "+ a 10.96.0.1", "{got:#?}");
+    assert_eq!(folder.put("x.yaml", &file("10.96.0.1")), [""; 0]);
+    assert_eq!(folder.put("x.yaml", &file("10.96.0.2")), ["+ a 10.96.0.2"]);
 }
 
 #[test]
@@ -183,25 +194,58 @@ fn while_a_document_is_unreadable_nothing_of_its_file_is_deleted() {
         lines(folder.update([("x.yaml".into(), unreadable)])),
         ["! x.yaml: permission denied"]
     );
-    assert_eq!(folder.put("x.yaml", "\u{1}").len(), 1);
-    assert_eq!(folder.put("x.yaml", &service("a", "10.96.0.9")), ["- b"]);
+    let got = folder.put("x.yaml", "\u{1}");
+    assert_eq!(got[..2], ["~ x.yaml", "~ x.yaml, document 2"]);
+    assert!(
+        got.len() == 3 && got[2].starts_with("! x.yaml, document 1: "),
+        "{got:#?}"
+    );
+    assert_eq!(
+        folder.put("x.yaml", &service("a", "10.96.0.9")),
+        ["~ x.yaml, document 1", "- b"]
+    );
+    assert!(folder.reports.is_empty());
+}
+
+#[test]
+fn a_file_that_could_never_be_read_is_known_until_it_goes() {
+    let mut folder = folder();
+    let unreadable = FileState::Unreadable("permission denied".to_owned());
+    for report in ["! x.yaml: permission denied", ""] {
+        let got = lines(folder.update([("x.yaml".into(), unreadable.clone())]));
+        assert_eq!(got.join(""), report, "told once");
+    }
+    assert!(folder.files().any(|file| &**file == "x.yaml"));
+    assert_eq!(folder.remove("x.yaml"), ["~ x.yaml"]);
+    assert_eq!(folder.files().next(), None);
 }
 
 #[test]
 fn the_first_file_wins_and_the_other_takes_over() {
     let mut folder = folder();
     assert_eq!(folder.put("b.yaml", &service("a", "10.96.0.2")), ["+ a 10.96.0.2"]);
-    let report = "! Service default/a: defined in a.yaml and in b.yaml; a.yaml counts, the first by name; remove one";
+    let contest = |winner: &str, others: &str| {
+        format!(
+            "! Service default/a: defined in {winner} and in {others}; {winner} counts, the first by name; keep one"
+        )
+    };
+    let over = "~ Service default/a";
     assert_eq!(
         folder.put("a.yaml", &service("a", "10.96.0.1")),
-        [report, "+ a 10.96.0.1"]
+        [&contest("a.yaml", "b.yaml"), "+ a 10.96.0.1"]
     );
-    let report = "! Service default/a: defined in c.yaml and in a.yaml; a.yaml counts, the first by name; remove one";
-    assert_eq!(folder.put("c.yaml", &service("a", "10.96.0.3")), [report]);
+    assert_eq!(
+        folder.put("c.yaml", &service("a", "10.96.0.3")),
+        [over, &contest("a.yaml", "b.yaml and 1 more file")]
+    );
     assert_eq!(folder.put("b.yaml", &service("a", "10.96.0.4")), [""; 0]);
-    assert_eq!(folder.remove("a.yaml"), ["+ a 10.96.0.4"]);
-    assert_eq!(folder.remove("b.yaml"), ["+ a 10.96.0.3"]);
+    assert_eq!(
+        folder.remove("a.yaml"),
+        [over, &contest("b.yaml", "c.yaml"), "+ a 10.96.0.4"]
+    );
+    assert_eq!(folder.remove("b.yaml"), [over, "+ a 10.96.0.3"]);
     assert_eq!(folder.remove("c.yaml"), ["- a"]);
+    assert!(folder.objects.is_empty() && folder.reports.is_empty());
 }
 
 #[test]
@@ -213,6 +257,14 @@ fn twice_in_one_file_is_reported() {
     );
     let report = "! x.yaml, document 2: Service default/a is defined earlier in this file, which counts; remove one";
     assert_eq!(got, [report, "+ a 10.96.0.1"]);
+    assert_eq!(
+        folder.put("x.yaml", &service("a", "10.96.0.1")),
+        ["~ x.yaml, document 2"]
+    );
+    // One of two that are equal is enough.
+    let twice = [service("a", "10.96.0.1"), service("a", "10.96.0.1")].join("---\n");
+    assert_eq!(folder.put("x.yaml", &twice), [report]);
+    assert_eq!(folder.remove("x.yaml"), ["~ x.yaml, document 2", "- a"]);
 }
 
 #[test]
@@ -234,6 +286,29 @@ fn field_faults_name_object_field_and_file() {
     let got = folder.put("x.yaml", &service("a", "10.96.0.1").replace("{port: 80}", "{port: 0}"));
     let report = "! Service default/a: spec.ports[0].port: 0 is not a port number (1 to 65535) (x.yaml, document 1)";
     assert_eq!(got, [report, "+ a 10.96.0.1"]);
+    let faulty = service("a", "10.96.0.1").replace("{port: 80}", "{port: 0}");
+    // It moves, it is repaired though the object stays what it was, it breaks again, it goes.
+    let moved = format!("{}---\n{faulty}", service("b", "10.96.0.2"));
+    assert_eq!(
+        folder.put("x.yaml", &moved),
+        [
+            "~ Service default/a",
+            &report.replace("document 1", "document 2"),
+            "+ b 10.96.0.2"
+        ]
+    );
+    assert_eq!(
+        folder.put(
+            "x.yaml",
+            &moved
+                .replace(", ports: [{port: 0}]", "")
+                .replace("  ports: [{port: 0}]\n", "")
+        ),
+        ["~ Service default/a"]
+    );
+    assert_eq!(folder.put("x.yaml", &faulty), [report, "- b"]);
+    assert_eq!(folder.remove("x.yaml"), ["~ Service default/a", "- a"]);
+    assert!(folder.reports.is_empty());
 }
 
 #[test]
@@ -295,7 +370,7 @@ fn an_object_named_by_a_malformed_document_is_the_right_one() {
     let mut folder = folder();
     let got = folder.put("x.yaml", &service("a", "10.96.0.1").replace("10.96.0.1", "{}"));
     assert_eq!(got.len(), 1, "{got:#?}");
-    assert!(folder.published.is_empty());
+    assert!(folder.objects.is_empty());
     assert_eq!(
         Key::Service(ObjectName::new("default", "a")).to_string(),
         "Service default/a"
@@ -326,4 +401,85 @@ fn a_large_file_is_shared_out_and_comes_back_in_order() {
         .map(|n| format!("+ s{n:04} 10.96.{}.{}", n / 250, n % 250 + 1))
         .collect();
     assert_eq!(got[3..], want);
+}
+
+fn list(items: &[&str]) -> String {
+    format!(
+        r#"{{"apiVersion": "v1", "kind": "List", "items": [{}]}}"#,
+        items.join(", ")
+    )
+}
+
+fn item(name: &str, ip: &str) -> String {
+    format!(r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}"}},"spec":{{"clusterIP":"{ip}"}}}}"#)
+}
+
+#[test]
+fn an_item_of_a_json_list_stands_for_itself() {
+    let mut folder = folder();
+    let (a, b) = (item("a", "10.96.0.1"), item("b", "10.96.0.2"));
+    assert_eq!(
+        folder.put("x.json", &list(&[&a, &b])),
+        ["+ a 10.96.0.1", "+ b 10.96.0.2"]
+    );
+    // A malformed one keeps its former self; an unreadable one what the list no longer mentions.
+    let bad = b.replace("\"10.96.0.2\"", "7");
+    let report = "! x.json, document 1: items[1].spec.clusterIP: invalid type: integer `7`, expected a string (Service default/b)";
+    assert_eq!(folder.put("x.json", &list(&[&a, &bad])), [report]);
+    let got = folder.put("x.json", &list(&["[1e999]", &a]));
+    let report = "! x.json, document 1: items[0]: number out of range at line 1 column 53";
+    assert_eq!(got, ["~ x.json, document 1", report]);
+    assert_eq!(
+        folder.put("x.json", &list(&[&item("a", "10.96.0.9")])),
+        ["~ x.json, document 1", "+ a 10.96.0.9", "- b"]
+    );
+    // Cut off, it says nothing at all.
+    let cut = list(&[&a, &b]);
+    let got = folder.put("x.json", &cut[..cut.len() - 2]);
+    assert!(
+        got.len() == 1 && got[0].starts_with("! x.json, document 1: EOF while parsing a list at line 1 column "),
+        "{got:#?}"
+    );
+    assert_eq!(folder.remove("x.json"), ["~ x.json, document 1", "- a"]);
+    assert!(folder.objects.is_empty() && folder.files.is_empty() && folder.reports.is_empty());
+}
+
+#[test]
+fn of_a_json_list_only_what_changed_is_read_and_held() {
+    let mut folder = folder();
+    let items: Vec<_> = (0..100).map(|n| item(&format!("s{n}"), "10.96.0.1")).collect();
+    let items: Vec<_> = items.iter().map(String::as_str).collect();
+    folder.put("x.json", &list(&items));
+    let held = |folder: &Folder| -> BTreeMap<Key, *const Object> {
+        let claims = folder.files["x.json"].claims.iter();
+        claims
+            .map(|(key, claim)| (key.clone(), Arc::as_ptr(claim.as_ref().unwrap())))
+            .collect()
+    };
+    let before = held(&folder);
+    let changed = item("s7", "10.96.0.7");
+    let mut items = items;
+    items[7] = &changed;
+    // An annotation makes another text of the same object.
+    let annotated = items[8].replace("\"name\"", "\"annotations\":{\"x\":\"y\"},\"name\"");
+    items[8] = &annotated;
+    items.swap(0, 99);
+    assert_eq!(folder.put("x.json", &list(&items)), ["+ s7 10.96.0.7"]);
+    let after = held(&folder);
+    let moved: Vec<_> = before.keys().filter(|key| before[key] != after[key]).collect();
+    assert_eq!(moved, [&Key::Service(ObjectName::new("default", "s7"))]);
+    for (_, found) in &folder.files["x.json"].documents {
+        let Found::Object(object) = found else {
+            panic!("{found:?}")
+        };
+        assert_eq!(after[&object.key()], Arc::as_ptr(object), "held once");
+    }
+    // The same items of a list of another sort are others.
+    let typed = |kind: &str| {
+        let item = r#"{"metadata":{"name":"t"},"spec":{"clusterIP":"10.96.1.1"}}"#;
+        list(&[item]).replace("\"List\"", &format!("\"{kind}\""))
+    };
+    assert_eq!(folder.put("y.json", &typed("ServiceList")), ["+ t 10.96.1.1"]);
+    assert_eq!(folder.put("y.json", &typed("SecretList")), ["- t"]);
+    assert_eq!(folder.put("y.json", &typed("ServiceList")), ["+ t 10.96.1.1"]);
 }

@@ -55,6 +55,7 @@ async fn next(events: &mut Events) -> Vec<String> {
         Event::Init => "init".to_owned(),
         Event::InitDone => "done".to_owned(),
         Event::Skipped(skipped) => format!("! {skipped}"),
+        Event::Reviewed { subject } => format!("~ {subject}"),
         other => format!("{other:?}"),
     });
     lines.collect()
@@ -104,7 +105,7 @@ async fn a_broken_edit_keeps_what_was() {
     assert_eq!(got.len(), 1);
     assert!(got[0].starts_with("! a.yaml, document 1: "), "{got:?}");
     dir.write("a.yaml", service("a", 2));
-    assert_eq!(next(&mut events).await, ["+ a 10.96.0.2"]);
+    assert_eq!(next(&mut events).await, ["~ a.yaml, document 1", "+ a 10.96.0.2"]);
 }
 
 #[tokio::test]
@@ -149,7 +150,8 @@ async fn the_folder_itself_may_be_replaced() {
         "{got:?}"
     );
     fs::rename(outer.path("v3"), outer.path("now")).unwrap();
-    assert_eq!(next(&mut events).await, ["+ a 10.96.0.3"]);
+    let over = format!("~ manifest folder {}", outer.path("now").display());
+    assert_eq!(next(&mut events).await, [&over, "+ a 10.96.0.3"]);
     outer.write("now/b.yaml", service("b", 4));
     assert_eq!(next(&mut events).await, ["+ b 10.96.0.4"]);
 }

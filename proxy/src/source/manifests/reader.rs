@@ -1,14 +1,17 @@
 //! Bytes of a file → documents → objects. Pure, and total: whatever the bytes, it ends and says what it found.
 
-use super::super::{
-    Key, Object,
-    decode::{Decoded, Kind, Malformed, decode},
+use super::{
+    super::{
+        Key, Object,
+        decode::{Decoded, Kind, Malformed, decode},
+    },
+    json,
 };
 use crate::{error::Skipped, model::Interner};
 use k8s_openapi::api::{core::v1, discovery};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::{sync::Arc, thread};
+use std::{hash::Hash, sync::Arc, thread};
 
 /// Deepest nesting of a document. Kubernetes objects need about ten.
 const MAX_DEPTH: usize = 64;
@@ -28,40 +31,98 @@ pub(super) enum Syntax {
     Json,
 }
 
-/// A document of a file, not yet read.
+/// A document of a file, or an item of a List, not yet read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
-    /// Position among the documents that hold anything, 1-based.
+    /// Position of the document among those that hold anything, 1-based.
     pub(super) number: usize,
     /// First line in the file, 1-based.
     pub(super) line: usize,
+    /// What stands before it on that line, bytes.
+    pub(super) indent: usize,
     pub(super) text: &'a [u8],
+    pub(super) part: Part<'a>,
 }
 
-/// What a document says of one object.
+/// Of what a [`Piece`] is the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    Document,
+    Item(Item<'a>),
+}
+
+/// An item of a List in JSON, and what the List says of all its items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Item<'a> {
+    /// Position in the List, 0-based.
+    pub(super) n: usize,
+    /// `apiVersion` of the List.
+    pub(super) api_version: &'a str,
+    /// The kind that the List is named for, as in `ServiceList`; may be empty.
+    pub(super) kind: &'a str,
+}
+
+impl Piece<'_> {
+    /// All that decides what reading it finds, for a hash: its text, and what an item may leave out.
+    pub(super) fn meaning(&self) -> impl Hash {
+        let list = match self.part {
+            Part::Document => None,
+            Part::Item(item) => Some((item.api_version, item.kind)),
+        };
+        (self.text, list)
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position {
+            number: self.number,
+            line: self.line,
+            n: match self.part {
+                Part::Document => None,
+                Part::Item(item) => Some(item.n),
+            },
+        }
+    }
+}
+
+/// Where a [`Piece`] is, as far as reports tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    number: usize,
+    line: usize,
+    n: Option<usize>,
+}
+
+/// What a document says of one object. There is one for each object of a folder.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Object(Arc<Object>),
     /// Names an object that is not for this proxy.
-    NotOurs(Key),
+    NotOurs(Box<Key>),
     /// A kind that is no proxy's business, or another node's Node.
     Ignored,
     /// Names an object, but is malformed: an earlier version of that object should live on.
-    Malformed(Key),
+    Malformed(Box<Key>),
     /// Does not even name an object, so it may be a broken version of any.
     Unknown,
 }
 
-/// Splits a file into documents. A `---` or `...` at the beginning of a line always ends one (YAML 1.2.2 §9.1.2), even
+const _: () = assert!(size_of::<Found>() == 16, "two for each service");
+
+/// Splits a file into documents, and of JSON the Lists into items, so that a change of one costs one. A `---` or `...` at the beginning of a line always ends one (YAML 1.2.2 §9.1.2), even
 /// inside quotes or a block scalar, so a broken document cannot swallow its neighbours.
 pub(super) fn split(syntax: Syntax, file: &[u8]) -> Vec<Piece<'_>> {
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     if syntax == Syntax::Json {
-        return vec![Piece {
-            number: 1,
-            line: 1,
-            text: file,
-        }];
+        return match std::str::from_utf8(file) {
+            Ok(text) => json::split(text),
+            Err(_) => vec![Piece {
+                number: 1,
+                line: 1,
+                indent: 0,
+                text: file,
+                part: Part::Document,
+            }],
+        };
     }
     let mut pieces = Vec::new();
     let (mut start, mut first_line, mut blank) = (0, 1, true);
@@ -70,7 +131,9 @@ pub(super) fn split(syntax: Syntax, file: &[u8]) -> Vec<Piece<'_>> {
             pieces.push(Piece {
                 number: pieces.len() + 1,
                 line,
+                indent: 0,
                 text: &file[start..end],
+                part: Part::Document,
             });
         }
     };
@@ -187,25 +250,25 @@ impl Reader {
         (found, skipped)
     }
 
-    /// One JSON value, or several after each other.
     fn read_json(&mut self, text: &str, place: &Place<'_>, found: &mut Vec<Found>, skipped: &mut Vec<Skipped>) {
-        for (n, document) in serde_json::Deserializer::from_str(text)
-            .into_iter::<Value>()
-            .enumerate()
-        {
-            let place = Place {
-                file: place.file,
-                piece: Piece {
-                    number: n + 1,
-                    ..place.piece
-                },
-            };
-            match document {
-                Ok(document) => self.document(document, "", &place, 0, found, skipped),
-                Err(err) => {
-                    skipped.push(place.skipped("", err.to_string()));
-                    found.push(Found::Unknown);
+        // Of a text that breaks off or goes on wrongly, the first value is what was wanted.
+        let Some(document) = serde_json::Deserializer::from_str(text).into_iter::<Value>().next() else {
+            return;
+        };
+        let (path, depth) = match place.piece.part {
+            Part::Document => (String::new(), 0),
+            Part::Item(item) => (format!("items[{}]", item.n), 1),
+        };
+        match document {
+            Ok(mut document) => {
+                if let Part::Item(item) = place.piece.part {
+                    default_kind(&mut document, item.api_version, item.kind);
                 }
+                self.document(document, &path, place, depth, found, skipped);
+            }
+            Err(err) => {
+                skipped.push(place.skipped(path, in_file(&err, place.piece)));
+                found.push(Found::Unknown);
             }
         }
     }
@@ -286,18 +349,32 @@ impl Reader {
                     ..fault
                 }));
                 found.push(match decoded {
-                    Decoded::Object(object) => Found::Object(Arc::new(object)),
-                    Decoded::NotOurs(key) => Found::NotOurs(key),
+                    Decoded::Object(mut object) => {
+                        object.shrink();
+                        Found::Object(Arc::new(object))
+                    }
+                    Decoded::NotOurs(key) => Found::NotOurs(Box::new(key)),
                     Decoded::Nameless => Found::Unknown,
                 });
             }
             Err(Malformed { field, reason }) => {
                 let named = key.as_ref().map_or(String::new(), |key| format!(" ({key})"));
                 skipped.push(place.skipped(join(path, &field), format!("{reason}{named}")));
-                found.push(key.map_or(Found::Unknown, Found::Malformed));
+                found.push(key.map_or(Found::Unknown, |key| Found::Malformed(Box::new(key))));
             }
         }
     }
+}
+
+/// The error with its line and column in the file.
+fn in_file(err: &serde_json::Error, piece: Piece<'_>) -> String {
+    let text = err.to_string();
+    let (line, column) = (err.line(), err.column());
+    let Some(what) = text.strip_suffix(&format!(" at line {line} column {column}")) else {
+        return text;
+    };
+    let before = if line == 1 { piece.indent } else { 0 };
+    format!("{what} at line {} column {}", piece.line + line - 1, before + column)
 }
 
 fn join(path: &str, field: &str) -> String {
@@ -355,7 +432,7 @@ fn add_line(text: &str, line: usize, skipped: &mut [Skipped], found: &[Found]) {
     let ([report], [Found::Malformed(key)]) = (skipped, found) else {
         return;
     };
-    let at = match key {
+    let at = match **key {
         Key::Service(_) => line_of::<v1::Service>(text),
         Key::Slice(_) => line_of::<discovery::v1::EndpointSlice>(text),
         Key::Node(_) => line_of::<v1::Node>(text),
