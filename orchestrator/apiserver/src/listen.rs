@@ -84,7 +84,7 @@ async fn connection(server: Arc<ApiServer>, socket: TcpStream, tls: TlsAcceptor)
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        return drive(&server, connection, |it| it.graceful_shutdown()).await;
+        return drive(&server, connection, http1::UpgradeableConnection::graceful_shutdown).await;
     }
     // hyper waits for the preface for ever too.
     let mut preface = [0; PREFACE_BYTES];
@@ -102,7 +102,7 @@ async fn connection(server: Arc<ApiServer>, socket: TcpStream, tls: TlsAcceptor)
         .keep_alive_interval(Duration::from_secs(30))
         .max_concurrent_streams(1000);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    drive(&server, connection, |it| it.graceful_shutdown()).await;
+    drive(&server, connection, http2::Connection::graceful_shutdown).await;
 }
 
 /// Serves a connection to its end; when the server stops, to the end of what is being answered.
