@@ -24,7 +24,7 @@ use http::{HeaderMap, Response};
 use jiff::Timestamp;
 use std::sync::{Arc, Mutex};
 
-/// Most text of all warnings of one answer, bytes, and of one, characters: they travel in headers, which clients bound.
+/// Most text of all warnings of one answer, and of one, bytes: they travel in headers, which clients bound.
 const MAX_WARNINGS: usize = 4 * 1024;
 const MAX_WARNING: usize = 1024;
 
@@ -73,12 +73,12 @@ impl Call {
     }
 
     /// Tells the client something besides the answer. Source: RFC 7234 §5.5, code 299.
-    pub(crate) fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
+    pub(crate) fn warn(&self, mut text: String) {
         let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let room = MAX_WARNINGS.saturating_sub(warnings.iter().map(String::len).sum());
         if room > 0 && !warnings.contains(&text) {
-            warnings.push(text.chars().take(room.min(MAX_WARNING)).collect());
+            text.truncate(text.floor_char_boundary(room.min(MAX_WARNING)));
+            warnings.push(text);
         }
     }
 
