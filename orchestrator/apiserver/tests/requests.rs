@@ -417,3 +417,44 @@ async fn aggregated_roles_gather_new_rules() {
         }
     }
 }
+
+#[tokio::test]
+async fn selectable_fields_of_custom_resources_are_known_after_a_restart() {
+    let backend = std::sync::Arc::new(fairlead_store::testing::EtcdDouble::new());
+    let server = TestServer::over(backend.clone(), Default::default()).await;
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": "boats.example.com" },
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": { "plural": "boats", "kind": "Boat" },
+            "versions": [{
+                "name": "v1", "served": true, "storage": true, "selectableFields": [{ "jsonPath": ".spec.colour" }],
+                "schema": { "openAPIV3Schema": { "type": "object", "properties": {
+                    "spec": { "type": "object", "properties": { "colour": { "type": "string" } } },
+                } } },
+            }],
+        },
+    });
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (code, made) = server.post(definitions, &definition).await;
+    assert_eq!(code, 201, "{made}");
+    let from: u64 = made["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let prefix = "apiextensions.k8s.io/customresourcedefinitions";
+    let mut changes = server.running.server.cache.watch(prefix, from).unwrap();
+    while !changes.next().await.unwrap().iter().any(|it| {
+        it.now.as_ref().is_some_and(|it| String::from_utf8_lossy(&it.json).contains("Established"))
+    }) {}
+    let boats = "/apis/example.com/v1/namespaces/default/boats";
+    for (name, colour) in [("a", "red"), ("b", "blue")] {
+        let boat = json!({
+            "apiVersion": "example.com/v1", "kind": "Boat", "metadata": { "name": name }, "spec": { "colour": colour },
+        });
+        let (code, it) = server.post(boats, &boat).await;
+        assert_eq!(code, 201, "{it}");
+    }
+    let again = TestServer::over(backend, Default::default()).await;
+    for server in [&server, &again] {
+        let (code, red) = server.get(&format!("{boats}?fieldSelector=spec.colour%3Dred")).await;
+        assert_eq!((code, red["items"].as_array().unwrap().len()), (200, 1), "{red}");
+    }
+}
