@@ -145,7 +145,9 @@ impl ApiServer {
     pub async fn open(backend: Arc<dyn Backend>, settings: Settings, start: &Start, pki: &Pki) -> Result<Arc<Self>> {
         let registry = Registry::builtin();
         let indexer = Arc::new(FieldIndexer::new(&registry));
-        crd::task::teach(&*backend, &registry, &indexer).await.context("reading the definitions")?;
+        crd::task::teach(&*backend, &registry, &indexer)
+            .await
+            .context("reading the definitions")?;
         let cache = Cache::open_with(backend, Arc::clone(&indexer) as _, settings.history)
             .await
             .context("reading the store")?;

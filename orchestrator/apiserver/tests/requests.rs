@@ -442,7 +442,9 @@ async fn selectable_fields_of_custom_resources_are_known_after_a_restart() {
     let prefix = "apiextensions.k8s.io/customresourcedefinitions";
     let mut changes = server.running.server.cache.watch(prefix, from).unwrap();
     while !changes.next().await.unwrap().iter().any(|it| {
-        it.now.as_ref().is_some_and(|it| String::from_utf8_lossy(&it.json).contains("Established"))
+        it.now
+            .as_ref()
+            .is_some_and(|it| String::from_utf8_lossy(&it.json).contains("Established"))
     }) {}
     let boats = "/apis/example.com/v1/namespaces/default/boats";
     for (name, colour) in [("a", "red"), ("b", "blue")] {
@@ -457,4 +459,17 @@ async fn selectable_fields_of_custom_resources_are_known_after_a_restart() {
         let (code, red) = server.get(&format!("{boats}?fieldSelector=spec.colour%3Dred")).await;
         assert_eq!((code, red["items"].as_array().unwrap().len()), (200, 1), "{red}");
     }
+}
+
+#[tokio::test]
+async fn the_store_is_a_component() {
+    let server = TestServer::start().await;
+    let (code, list) = server.get("/api/v1/componentstatuses").await;
+    assert_eq!(
+        (code, &list["items"][0]["conditions"][0]["status"]),
+        (200, &json!("True")),
+        "{list}"
+    );
+    assert_eq!(server.get("/api/v1/componentstatuses/etcd-0").await.0, 200);
+    assert_eq!(server.get("/api/v1/componentstatuses/etcd-1").await.0, 404);
 }

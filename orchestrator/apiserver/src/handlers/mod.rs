@@ -4,7 +4,7 @@ mod create;
 mod delete;
 mod list;
 mod patch;
-mod present;
+pub(crate) mod present;
 mod subresource;
 mod update;
 mod watch;
@@ -13,6 +13,7 @@ pub(crate) mod write;
 use crate::{
     authn::User,
     core::ApiServer,
+    hooks,
     http::{Accept, Body, Payload, body, options::WriteOptions},
     managed_fields,
     request_info::RequestInfo,
@@ -60,6 +61,7 @@ impl Call {
             return Err(Status::method_not_allowed(&self.resource, verb));
         }
         match verb {
+            "get" | "list" if &*self.resource.kind == "ComponentStatus" => hooks::components::answer(&self),
             "get" => list::get(&self).await,
             "list" => list::list(&self).await,
             "watch" => watch::watch(&self).await,

@@ -1,6 +1,7 @@
 //! Code for what the rows cannot say. A row names its hooks; each name is one file here.
 
 mod certificates;
+pub(crate) mod components;
 pub(crate) mod disruption;
 mod jobs;
 mod namespaces;
