@@ -89,9 +89,30 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
             let lines = format!("first line of {container} in {namespace}/{pod}\nasked for: {asked}\n");
             text(StatusCode::OK, lines)
         }
+        ["portForward", ..] => echo(request),
         [what @ ("exec" | "attach"), ..] => upgrade(request, (*what).to_owned(), &query),
         _ => text(StatusCode::NOT_FOUND, format!("no {path}\n")),
     })
+}
+
+/// Takes the connection over for whatever protocol is asked for, and gives back every byte.
+fn echo(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let asked = [header::UPGRADE, header::SEC_WEBSOCKET_PROTOCOL];
+    for name in asked {
+        if let Some(value) = request.headers().get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+        // The other side may go when it has what it wants.
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    response
 }
 
 /// Takes the connection over as a WebSocket.
