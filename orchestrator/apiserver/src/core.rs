@@ -12,11 +12,11 @@ use crate::{
     metrics::Metrics,
     objects::Objects,
     status::{Result, Status},
-    stream::KubeletTls,
+    stream::OutgoingTls,
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use fairlead_schema::{Registry, Resource, Types, openapi::OpenApi};
+use fairlead_schema::{Registry, Resource, Types, openapi::OpenApi, strict};
 use fairlead_store::{Cache, Entry, Key};
 use http::HeaderMap;
 use serde_json::Value;
@@ -96,7 +96,7 @@ pub struct ApiServer {
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) crds: crd::Watcher,
     pub(crate) indexer: Arc<FieldIndexer>,
-    pub(crate) kubelet_tls: KubeletTls,
+    pub(crate) outgoing: OutgoingTls,
 }
 
 /// Parsed objects that decisions read again and again, valid for one revision each.
@@ -195,9 +195,34 @@ impl ApiServer {
         self.stop.send_replace(true);
     }
 
-    /// Reads a body that holds a built-in kind whatever the path is about: `DeleteOptions`, `Scale`, `Eviction`.
-    pub(crate) fn builtin_payload(&self, headers: &HeaderMap, body: &Bytes) -> Result<Payload> {
-        Payload::read(&self.types, headers, body)
+    /// Reads a body that holds this built-in kind, whatever the path is about: `DeleteOptions`, `Scale`, `Eviction`.
+    /// `Null` for no body.
+    ///
+    /// # Errors
+    /// 400 for another kind, or for fields of the wrong type: what was meant must not be read as nothing.
+    pub(crate) fn builtin(&self, headers: &HeaderMap, body: &Bytes, api_version: &str, kind: &str) -> Result<Value> {
+        let mut value = Payload::read(&self.types, headers, body)?.value;
+        if value.is_null() {
+            return Ok(value);
+        }
+        let said = value["kind"].as_str().unwrap_or(kind);
+        if said != kind && !said.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the body must hold a {kind}, not a {said}"
+            )));
+        }
+        self.normalise(api_version, kind, &mut value)?;
+        Ok(value)
+    }
+
+    /// Checks the types of the fields of a built-in kind.
+    pub(crate) fn normalise(&self, api_version: &str, kind: &str, value: &mut Value) -> Result<()> {
+        let ty = self.types.kind_of(api_version, kind);
+        let ty = ty.ok_or_else(|| Status::internal(format!("the types lack {api_version} {kind}")))?;
+        strict::normalise(&self.types, ty, value).map_err(|problems| {
+            let why: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            Status::bad_request(format!("{kind} cannot be read: {}", why.join(", ")))
+        })
     }
 
     /// Something about CustomResourceDefinitions changed; their task looks.

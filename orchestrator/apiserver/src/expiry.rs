@@ -14,7 +14,14 @@ pub(crate) async fn sweep(server: &ApiServer, prefix: &str, ttl_s: u32, now: Tim
         };
         let time = |pointer: &str| object.pointer(pointer)?.as_str()?.parse::<Timestamp>().ok();
         // As upstream, a change prolongs a life; that an event was seen again is such a change.
-        let Some(born) = time("/metadata/creationTimestamp").max(time("/lastTimestamp")) else {
+        let Some(born) = [
+            "/metadata/creationTimestamp",
+            "/lastTimestamp",
+            "/series/lastObservedTime",
+        ]
+        .into_iter()
+        .filter_map(time)
+        .max() else {
             continue;
         };
         if now.as_second() - born.as_second() < i64::from(ttl_s) {

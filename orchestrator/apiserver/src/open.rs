@@ -19,7 +19,7 @@ use crate::{
     objects::Objects,
     pki::{Authority, Identity, Profile, tls},
     service::{ITSELF, Limits},
-    stream::KubeletTls,
+    stream::OutgoingTls,
 };
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -29,7 +29,7 @@ use http::Method;
 use jiff::Timestamp;
 use std::{
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
     time::Duration,
 };
@@ -116,24 +116,26 @@ impl Pki {
         Ok(())
     }
 
-    /// What this server shows to kubelets, and whom it believes.
-    fn kubelet_tls(&self, directory: &Path) -> Result<KubeletTls> {
+    /// TLS towards kubelets, with a certificate that is made anew when it is time.
+    fn kubelet_tls(&self) -> Result<Arc<rustls::ClientConfig>> {
         let profile = Profile::kubelet_client();
-        let identity = Identity::open(
-            &directory.join("pki/kubelet-client"),
-            &self.authority,
-            &profile,
-            now_s(),
-        )?;
+        let path = self.path.with_file_name("kubelet-client");
+        let identity = Identity::open(&path, &self.authority, &profile, now_s())?;
         let (certificate, key) = identity.der()?;
+        Ok(Arc::new(
+            self.outgoing()?.with_client_auth_cert(vec![certificate], key)?,
+        ))
+    }
+
+    /// TLS towards others, who must show a certificate of this cluster's authority.
+    fn outgoing(&self) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.der().clone())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let builder = rustls::ClientConfig::builder_with_provider(provider);
+        Ok(builder
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], key)?;
-        Ok(KubeletTls(Arc::new(config)))
+            .with_root_certificates(roots))
     }
 }
 
@@ -181,7 +183,10 @@ impl ApiServer {
             stop,
             crds: crd::Watcher::default(),
             indexer,
-            kubelet_tls: pki.kubelet_tls(&start.data_dir)?,
+            outgoing: OutgoingTls {
+                kubelet: ArcSwap::new(pki.kubelet_tls()?),
+                nobody: Arc::new(pki.outgoing()?.with_no_client_auth()),
+            },
             objects,
         });
         let stored = server.list("core/services", None);
@@ -209,7 +214,8 @@ impl ApiServer {
             let quotas = self.cache.snapshot("core/resourcequotas");
             quotas.entries(Some(namespace), None).next().is_some()
         };
-        if !(rbac::PREFIXES.contains(&prefix) || node::PREFIXES.contains(&prefix) || quota()) {
+        let is_quota = prefix == "core/resourcequotas";
+        if !(is_quota || rbac::PREFIXES.contains(&prefix) || node::PREFIXES.contains(&prefix) || quota()) {
             return;
         }
         let _in_order = self.followed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -228,8 +234,10 @@ pub async fn renew(server: Arc<ApiServer>, pki: Arc<Pki>) {
         tokio::select! {
             () = server.stopping() => return,
             _ = timer.tick() => {
-                if let Err(error) = pki.renew() {
-                    tracing::error!(error = format!("{error:#}"), "the serving certificate could not be renewed");
+                let renewed = pki.renew().and_then(|()| pki.kubelet_tls());
+                match renewed {
+                    Ok(kubelet) => server.outgoing.kubelet.store(kubelet),
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "certificates could not be renewed"),
                 }
             }
         }

@@ -256,7 +256,15 @@ where
         let call = Arc::clone(&call);
         async move {
             let bytes = body::collect(incoming).await?;
-            call.run(bytes).await
+            if !writes || long {
+                return call.run(bytes).await;
+            }
+            // A client that goes must not stop a write half way: what is stored has consequences elsewhere.
+            match tokio::spawn(call.run(bytes)).await {
+                Ok(answer) => answer,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => Err(Status::unavailable("the server is stopping")),
+            }
         }
     };
     let response = if long {

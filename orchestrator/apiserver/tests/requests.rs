@@ -473,3 +473,109 @@ async fn the_store_is_a_component() {
     assert_eq!(server.get("/api/v1/componentstatuses/etcd-0").await.0, 200);
     assert_eq!(server.get("/api/v1/componentstatuses/etcd-1").await.0, 404);
 }
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_not_read_as_nothing() {
+    let server = TestServer::start().await;
+    assert_eq!(
+        server.post(&format!("{MAPS}/mine"), &map("evil", &json!({}))).await.0,
+        405
+    );
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "web" },
+        "spec": {
+            "replicas": 3, "selector": { "matchLabels": { "app": "web" } },
+            "template": {
+                "metadata": { "labels": { "app": "web" } },
+                "spec": { "containers": [{ "name": "web", "image": "web:1" }] },
+            },
+        },
+    });
+    assert_eq!(server.post(path, &deployment).await.0, 201);
+    let one = format!("{path}/web");
+    let words = json!({ "spec": { "replicas": "5" } });
+    let (code, it) = server.patch(&format!("{one}/scale"), "merge-patch+json", &words).await;
+    assert_eq!(code, 400, "{it}");
+    assert_eq!(server.get(&one).await.1["spec"]["replicas"], 3);
+    let number = json!({ "preconditions": { "resourceVersion": 1 } });
+    assert_eq!(server.delete(&one, Some(&number)).await.0, 400);
+    let other = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" } });
+    assert_eq!(server.delete(&one, Some(&other)).await.0, 400);
+    assert_eq!(server.get(&one).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_service_that_its_last_finalizer_let_go_leaves_its_port() {
+    let server = TestServer::start().await;
+    let path = "/api/v1/namespaces/default/services";
+    let service = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "finalizers": ["example.com/f"] },
+            "spec": { "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] },
+        })
+    };
+    assert_eq!(server.post(path, &service("a")).await.0, 201);
+    server.delete(&format!("{path}/a"), None).await;
+    assert_eq!(server.post(path, &service("b")).await.0, 422, "still held");
+    let patch = json!({ "metadata": { "finalizers": null } });
+    assert_eq!(
+        server.patch(&format!("{path}/a"), "merge-patch+json", &patch).await.0,
+        200
+    );
+    let (code, it) = server.post(path, &service("b")).await;
+    assert_eq!(code, 201, "{it}");
+}
+
+#[tokio::test]
+async fn proxies_do_not_lead_back_into_the_host() {
+    let server = TestServer::start().await;
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "s" },
+        "spec": { "ports": [{ "port": 80 }] },
+    });
+    server.post("/api/v1/namespaces/default/services", &service).await;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": { "name": "s", "labels": { "kubernetes.io/service-name": "s" } }, "addressType": "IPv4",
+        "endpoints": [{ "addresses": ["127.0.0.1"] }], "ports": [{ "name": "", "port": server.running.address.port() }],
+    });
+    server
+        .post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice)
+        .await;
+    let (code, it) = server
+        .get("/api/v1/namespaces/default/services/https:s:/proxy/api/v1/secrets")
+        .await;
+    assert!(code >= 400, "{it}");
+    assert!(it["items"].is_null(), "{it}");
+}
+
+#[tokio::test]
+async fn a_node_gets_no_token_that_is_bound_to_nothing() {
+    let server = TestServer::start().await;
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
+    server
+        .post("/api/v1/namespaces/default/serviceaccounts", &account)
+        .await;
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n" } });
+    server.post("/api/v1/nodes", &node).await;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
+        "spec": { "nodeName": "n", "containers": [{ "name": "c", "image": "i" }] },
+    });
+    let (code, pod) = server.post("/api/v1/namespaces/default/pods", &pod).await;
+    assert_eq!(code, 201, "{pod}");
+    let kubelet = server.as_user("system:node:n", &["system:nodes"]);
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let mut request = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
+    let (code, it) = kubelet
+        .request(http::Method::POST, path, "application/json", Some(&request))
+        .await;
+    assert_eq!(code, 403, "{it}");
+    request["spec"]["boundObjectRef"] =
+        json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"] });
+    let (code, it) = kubelet
+        .request(http::Method::POST, path, "application/json", Some(&request))
+        .await;
+    assert_eq!(code, 201, "{it}");
+}

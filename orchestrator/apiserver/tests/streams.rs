@@ -28,7 +28,9 @@ async fn server() -> TestServer {
     });
     assert_eq!(server.post("/api/v1/nodes", &node).await.0, 201);
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
-    server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+    server
+        .post("/api/v1/namespaces/default/serviceaccounts", &account)
+        .await;
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p" },
         "spec": { "nodeName": "node", "containers": [{ "name": "c", "image": "i" }] },
@@ -84,7 +86,10 @@ async fn a_taken_over_connection_carries_every_byte_both_ways() {
     for (method, headers, agreed) in PROTOCOLS {
         let mut stream = connect(&server, &Profile::admin()).await;
         let answer = ask(&mut stream, method, headers).await;
-        assert!(answer.starts_with("http/1.1 101 ") && answer.contains(agreed), "{answer}");
+        assert!(
+            answer.starts_with("http/1.1 101 ") && answer.contains(agreed),
+            "{answer}"
+        );
         // More than any buffer on the way holds, so that both directions must move at once.
         let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
         let (mut read, mut write) = tokio::io::split(stream);

@@ -51,6 +51,10 @@ impl Ledger {
     /// Takes in one committed change; `None`: deleted.
     pub(super) fn follow(&self, prefix: &str, namespace: &str, name: &str, object: Option<&Value>) {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        if prefix == "core/resourcequotas" && object.is_none() {
+            // While a namespace has no quota nobody keeps its books, so another quota begins with new ones.
+            books.retain(|(of, _), _| of != namespace);
+        }
         let Some(book) = books.get_mut(&(namespace.to_owned(), prefix.to_owned())) else {
             return;
         };

@@ -83,7 +83,7 @@ pub(crate) async fn store(
         let mut new = value.clone();
         hooks::prepare_create(call, &mut new)?;
         call.admit(None, &mut new, Part::Main, options, manager)?;
-        let allocation = hooks::allocate(call, None, &mut new, options)?;
+        let allocation = hooks::allocate(call, &mut new, options)?;
         let key = object::key(resource, &call.info.namespace, object::meta(&new, "name"))?;
         if options.dry_run {
             return match call.server.cache.get(&key) {

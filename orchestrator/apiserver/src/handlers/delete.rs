@@ -42,8 +42,10 @@ pub(crate) async fn delete(call: &Call, body: &Bytes) -> Result<Response<Body>> 
 }
 
 fn options(call: &Call, body: &Bytes) -> Result<DeleteOptions> {
-    let payload = call.server.builtin_payload(&call.headers, body)?;
-    DeleteOptions::read(&call.query, &payload.value)
+    let options = call
+        .server
+        .builtin(&call.headers, body, "meta.k8s.io/v1", "DeleteOptions")?;
+    DeleteOptions::read(&call.query, &options)
 }
 
 /// What a deletion did.
@@ -65,21 +67,7 @@ pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> 
             .get(&key)
             .ok_or_else(|| Status::not_found(resource, name))?;
         let old = present::object_of(resource, &entry)?;
-        check_preconditions(call, name, options, &old)?;
-        let attributes = Attributes {
-            operation: Admitted::Delete,
-            resource,
-            subresource: "",
-            namespace: &call.info.namespace,
-            name,
-            user: &call.user,
-            dry_run: options.dry_run,
-        };
-        let warnings = call
-            .server
-            .admission
-            .validate(&attributes, Some(&old), None, &*call.server)?;
-        warnings.into_iter().for_each(|text| call.warn(text));
+        check(call, name, options, &old)?;
         let new = mark(call, options, &old);
         let outcome = match &new {
             Some(new) if *new == old => return Ok(Removed::Later(Outcome::Stored(entry))),
@@ -109,6 +97,26 @@ pub(crate) async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> 
         }
     }
     Err(Status::modified(resource, name))
+}
+
+/// Whether the object may be deleted, as it is and by whom.
+pub(crate) fn check(call: &Call, name: &str, options: &DeleteOptions, old: &Value) -> Result<()> {
+    check_preconditions(call, name, options, old)?;
+    let attributes = Attributes {
+        operation: Admitted::Delete,
+        resource: &call.resource,
+        subresource: "",
+        namespace: &call.info.namespace,
+        name,
+        user: &call.user,
+        dry_run: options.dry_run,
+    };
+    let warnings = call
+        .server
+        .admission
+        .validate(&attributes, Some(old), None, &*call.server)?;
+    warnings.into_iter().for_each(|text| call.warn(text));
+    Ok(())
 }
 
 fn check_preconditions(call: &Call, name: &str, options: &DeleteOptions, old: &Value) -> Result<()> {

@@ -57,7 +57,9 @@ impl Call {
         if !self.info.subresource.is_empty() {
             return subresource::run(&self, body).await;
         }
-        if !self.resource.verbs.iter().any(|it| &**it == verb) {
+        // Rights may be about the name in a path, so a path with a name must be about that object.
+        let named_create = verb == "create" && !self.info.name.is_empty();
+        if named_create || !self.resource.verbs.iter().any(|it| &**it == verb) {
             return Err(Status::method_not_allowed(&self.resource, verb));
         }
         match verb {

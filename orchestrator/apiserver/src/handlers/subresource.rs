@@ -137,12 +137,16 @@ async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response
         .transpose()?;
     let given = match patcher {
         Some(_) => Value::Null,
-        None => call.server.builtin_payload(&call.headers, body)?.value,
+        None => call.server.builtin(&call.headers, body, "autoscaling/v1", "Scale")?,
     };
     let change = |old: Option<&Value>| {
         let old = old.ok_or_else(|| Status::not_found(&call.resource, &call.info.name))?;
         let wanted = match &patcher {
-            Some(patch) => patch(&scale_of(old, paths))?,
+            Some(patch) => {
+                let mut patched = patch(&scale_of(old, paths))?;
+                call.server.normalise("autoscaling/v1", "Scale", &mut patched)?;
+                patched
+            }
             None => given.clone(),
         };
         let name = object::meta(&wanted, "name");
@@ -183,7 +187,7 @@ async fn scale(call: &Arc<Call>, body: &Bytes, paths: &Scale) -> Result<Response
 /// Puts a pod on a node. Source: `core/v1 Binding`.
 async fn binding(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
     let options = call.write_options()?;
-    let binding = call.server.builtin_payload(&call.headers, body)?.value;
+    let binding = call.server.builtin(&call.headers, body, "v1", "Binding")?;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));
@@ -258,8 +262,8 @@ async fn bind(
 
 /// Deletes a pod unless a PodDisruptionBudget forbids it. Source: `policy/v1 Eviction`.
 async fn eviction(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
-    let eviction = call.server.builtin_payload(&call.headers, body)?.value;
-    let options = crate::http::options::DeleteOptions::read(&call.query, &eviction["deleteOptions"])?;
+    let eviction = call.server.builtin(&call.headers, body, "policy/v1", "Eviction")?;
+    let mut options = crate::http::options::DeleteOptions::read(&call.query, &eviction["deleteOptions"])?;
     let own = object::meta(&eviction, "name");
     if !own.is_empty() && own != call.info.name {
         return Err(Status::bad_request(
@@ -267,6 +271,11 @@ async fn eviction(call: &Arc<Call>, body: &Bytes) -> Result<Response<Body>> {
         ));
     }
     let pod = present::object_of(&call.resource, &*call.entry()?)?;
+    // The very pod that was looked at, and only if it may go: a budget is not spent on others.
+    let uid = object::meta(&pod, "uid").to_owned();
+    options.uid.get_or_insert(uid);
+    super::delete::check(call, &call.info.name, &options, &pod)?;
+    call.admit_subresource(&eviction)?;
     let ended = matches!(
         pod["status"]["phase"].as_str(),
         Some("Succeeded" | "Failed" | "Pending")

@@ -178,6 +178,25 @@ impl Call {
         Ok(())
     }
 
+    /// Asks admission about what is posted to a subresource and changes no object by itself.
+    pub(crate) fn admit_subresource(&self, posted: &Value) -> Result<()> {
+        let attributes = Attributes {
+            operation: Admitted::Create,
+            resource: &self.resource,
+            subresource: &self.info.subresource,
+            namespace: &self.info.namespace,
+            name: &self.info.name,
+            user: &self.user,
+            dry_run: false,
+        };
+        let warnings = self
+            .server
+            .admission
+            .validate(&attributes, None, Some(posted), &*self.server)?;
+        warnings.into_iter().for_each(|text| self.warn(text));
+        Ok(())
+    }
+
     /// Which fields a write to this part can own. Source: upstream's `GetResetFields`.
     pub(crate) fn tracked(&self, part: Part<'_>) -> Tracked {
         match part {
@@ -246,7 +265,7 @@ impl Call {
                 return Ok((same, false));
             }
             self.admit(Some(&old), &mut new, part, options, manager.as_deref())?;
-            let allocation = hooks::allocate(self, Some(&old), &mut new, options)?;
+            let allocation = hooks::allocate(self, &mut new, options)?;
             bump_generation(&self.resource, &old, &mut new);
             managed_fields::keep_times(&old, &mut new);
             if let Some(same) = unchanged(&old, &new, &entry) {
@@ -262,11 +281,12 @@ impl Call {
             match self.commit(key.clone(), Expect::At(entry.revision), operation).await {
                 Ok(stored) => {
                     allocation.keep();
+                    let Some(stored) = stored else {
+                        hooks::after_delete(self, &old);
+                        return Ok((Outcome::Gone(new), false));
+                    };
                     hooks::after_update(self, &old, &new);
-                    return Ok(match stored {
-                        Some(stored) => (Outcome::Stored(stored), false),
-                        None => (Outcome::Gone(new), false),
-                    });
+                    return Ok((Outcome::Stored(stored), false));
                 }
                 Err(StoreError::Conflict { .. }) if !pinned => {
                     last = Some(Status::modified(&self.resource, &self.info.name));

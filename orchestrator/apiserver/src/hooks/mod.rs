@@ -77,16 +77,11 @@ pub(crate) fn prepare_update(call: &Call, old: &Value, new: &mut Value, part: Pa
 }
 
 /// Takes what the object needs to own before it is stored: service addresses and ports.
-pub(crate) fn allocate(
-    call: &Call,
-    old: Option<&Value>,
-    new: &mut Value,
-    options: &WriteOptions,
-) -> Result<Allocation> {
+pub(crate) fn allocate(call: &Call, new: &mut Value, options: &WriteOptions) -> Result<Allocation> {
     if !call.resource.has_hook("service") {
         return Ok(Allocation(None));
     }
-    let held = call.server.services.allocate(&call.resource, old, new)?;
+    let held = call.server.services.allocate(&call.resource, new)?;
     Ok(Allocation((!options.dry_run).then_some(held)))
 }
 

@@ -30,7 +30,8 @@ pub(crate) fn answer(call: &Call, value: &Value) -> Result<Response<Body>> {
 /// `serviceaccounts/token`.
 pub(crate) fn token(call: &Call, body: &Bytes) -> Result<Response<Body>> {
     let server = &call.server;
-    let request = server.builtin_payload(&call.headers, body)?.value;
+    let request = server.builtin(&call.headers, body, "authentication.k8s.io/v1", "TokenRequest")?;
+    call.admit_subresource(&request)?;
     let (answer, _) = tokens::request(
         &server.authenticator.keys,
         &request,

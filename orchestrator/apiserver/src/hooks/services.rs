@@ -17,7 +17,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// `NAMESPACE/NAME` of the Service that has something.
+/// Namespace, name and uid of the Service that has something: one made again under the same name is another.
 type Owner = Arc<str>;
 
 /// What is taken, and from where.
@@ -32,8 +32,52 @@ pub struct Services {
 
 #[derive(Debug, Default)]
 struct Taken {
-    addresses: HashMap<IpAddr, Owner>,
-    ports: BTreeMap<u16, Owner>,
+    addresses: HashMap<IpAddr, Claim>,
+    ports: BTreeMap<u16, Claim>,
+}
+
+/// Who has a number, and why: because it is in a stored Service, or because requests are about to store it.
+#[derive(Debug)]
+struct Claim {
+    owner: Owner,
+    stored: bool,
+    holds: usize,
+}
+
+impl Claim {
+    fn stored(owner: Owner) -> Self {
+        Self {
+            owner,
+            stored: true,
+            holds: 0,
+        }
+    }
+
+    /// One more request is about to store it.
+    fn hold(claim: Option<&mut Self>, owner: &Owner) -> Option<Self> {
+        if let Some(claim) = claim {
+            claim.holds += 1;
+            return None;
+        }
+        Some(Self {
+            owner: Arc::clone(owner),
+            stored: false,
+            holds: 1,
+        })
+    }
+
+    /// A request has ended. Says whether nobody wants the number any more.
+    fn end(&mut self, stored: bool) -> bool {
+        self.holds = self.holds.saturating_sub(1);
+        self.stored |= stored;
+        self.holds == 0 && !self.stored
+    }
+
+    /// It is no longer in a stored Service. Says whether nobody wants the number any more.
+    fn forget(&mut self) -> bool {
+        self.stored = false;
+        self.holds == 0
+    }
 }
 
 /// Addresses and ports that one request took.
@@ -43,13 +87,13 @@ pub(crate) struct Held {
     taken: Arc<Mutex<Taken>>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
+    stored: bool,
 }
 
 impl Held {
     /// The object is stored.
     pub(crate) fn keep(mut self) {
-        self.addresses.clear();
-        self.ports.clear();
+        self.stored = true;
     }
 }
 
@@ -57,10 +101,14 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         for address in &self.addresses {
-            taken.addresses.remove(address);
+            if taken.addresses.get_mut(address).is_some_and(|it| it.end(self.stored)) {
+                taken.addresses.remove(address);
+            }
         }
         for port in &self.ports {
-            taken.ports.remove(port);
+            if taken.ports.get_mut(port).is_some_and(|it| it.end(self.stored)) {
+                taken.ports.remove(port);
+            }
         }
     }
 }
@@ -135,12 +183,8 @@ fn addressing(service: &Value) -> Addressing {
 }
 
 fn owner(service: &Value) -> Owner {
-    format!(
-        "{}/{}",
-        object::meta(service, "namespace"),
-        object::meta(service, "name")
-    )
-    .into()
+    let meta = |name| object::meta(service, name);
+    format!("{}/{} {}", meta("namespace"), meta("name"), meta("uid")).into()
 }
 
 fn addresses(service: &Value) -> Vec<IpAddr> {
@@ -188,18 +232,18 @@ impl Services {
                     ));
                 }
                 match taken.addresses.get(&address) {
-                    Some(other) if *other != owner => {
+                    Some(Claim { owner: other, .. }) if *other != owner => {
                         faults.push(format!("ClusterIP {address} of {owner} is already that of {other}"));
                     }
-                    _ => drop(taken.addresses.insert(address, Arc::clone(&owner))),
+                    _ => drop(taken.addresses.insert(address, Claim::stored(Arc::clone(&owner)))),
                 }
             }
             for port in node_ports(service) {
                 match taken.ports.get(&port) {
-                    Some(other) if *other != owner => {
+                    Some(Claim { owner: other, .. }) if *other != owner => {
                         faults.push(format!("node port {port} of {owner} is already that of {other}"));
                     }
-                    _ => drop(taken.ports.insert(port, Arc::clone(&owner))),
+                    _ => drop(taken.ports.insert(port, Claim::stored(Arc::clone(&owner)))),
                 }
             }
         }
@@ -210,18 +254,18 @@ impl Services {
     ///
     /// # Errors
     /// 422 that names the field: taken, out of range, none left, or not possible with this cluster's families.
-    pub(crate) fn allocate(&self, resource: &Resource, old: Option<&Value>, new: &mut Value) -> Result<Held> {
+    pub(crate) fn allocate(&self, resource: &Resource, new: &mut Value) -> Result<Held> {
         let mut held = Held {
             taken: Arc::clone(&self.taken),
             addresses: Vec::new(),
             ports: Vec::new(),
+            stored: false,
         };
-        let had = old.map(|old| (addresses(old), node_ports(old))).unwrap_or_default();
         let mut taken = lock(&self.taken);
         let result = self
             .families(new)
-            .and_then(|families| self.take_addresses(&mut taken, &mut held, &had.0, new, &families))
-            .and_then(|()| self.take_ports(&mut taken, &mut held, &had.1, new));
+            .and_then(|families| self.take_addresses(&mut taken, &mut held, new, &families))
+            .and_then(|()| self.take_ports(&mut taken, &mut held, new));
         drop(taken);
         result.map_err(|cause| Status::invalid(resource, object::meta(new, "name"), vec![cause]))?;
         Ok(held)
@@ -232,12 +276,14 @@ impl Services {
         let owner = owner(service);
         let mut taken = lock(&self.taken);
         for address in addresses(service) {
-            if taken.addresses.get(&address) == Some(&owner) {
+            let claim = taken.addresses.get_mut(&address).filter(|it| it.owner == owner);
+            if claim.is_some_and(Claim::forget) {
                 taken.addresses.remove(&address);
             }
         }
         for port in node_ports(service) {
-            if taken.ports.get(&port) == Some(&owner) {
+            let claim = taken.ports.get_mut(&port).filter(|it| it.owner == owner);
+            if claim.is_some_and(Claim::forget) {
                 taken.ports.remove(&port);
             }
         }
@@ -365,7 +411,6 @@ impl Services {
         &self,
         taken: &mut Taken,
         held: &mut Held,
-        had: &[IpAddr],
         new: &mut Value,
         families: &[Family],
     ) -> Result<(), Cause> {
@@ -402,7 +447,7 @@ impl Services {
                     )),
                     _ => None,
                 };
-                let other = taken.addresses.get(&address).filter(|other| **other != owner);
+                let other = taken.addresses.get(&address).filter(|other| other.owner != owner);
                 let problem = problem.or(other.map(|_| "provided IP is already allocated".to_owned()));
                 if let Some(problem) = problem {
                     let message = format!("Invalid value: [{text:?}]: failed to allocate IP {address}: {problem}");
@@ -423,9 +468,10 @@ impl Services {
                     })?
                 }
             };
-            if taken.addresses.insert(address, Arc::clone(&owner)).is_none() && !had.contains(&address) {
-                held.addresses.push(address);
+            if let Some(claim) = Claim::hold(taken.addresses.get_mut(&address), &owner) {
+                taken.addresses.insert(address, claim);
             }
+            held.addresses.push(address);
             all.push(address.to_string());
         }
         new["spec"]["clusterIP"] = json!(all.first());
@@ -433,7 +479,7 @@ impl Services {
         Ok(())
     }
 
-    fn take_ports(&self, taken: &mut Taken, held: &mut Held, had: &[u16], new: &mut Value) -> Result<(), Cause> {
+    fn take_ports(&self, taken: &mut Taken, held: &mut Held, new: &mut Value) -> Result<(), Cause> {
         let owner = owner(new);
         let spec = &new["spec"];
         let balanced = spec["type"] == "LoadBalancer";
@@ -441,9 +487,10 @@ impl Services {
         let local = balanced && spec["externalTrafficPolicy"] == "Local";
         let (low, high) = self.ports;
         let mut hold = |taken: &mut Taken, port: u16| {
-            if taken.ports.insert(port, Arc::clone(&owner)).is_none() && !had.contains(&port) {
-                held.ports.push(port);
+            if let Some(claim) = Claim::hold(taken.ports.get_mut(&port), &owner) {
+                taken.ports.insert(port, claim);
             }
+            held.ports.push(port);
         };
         let check = |taken: &Taken, port: u64, field: &str| -> Result<u16, Cause> {
             let number = u16::try_from(port).ok().filter(|port| (low..=high).contains(port));
@@ -453,7 +500,7 @@ impl Services {
                 );
                 return Err(invalid(field, "FieldValueInvalid", message));
             };
-            if taken.ports.get(&number).is_some_and(|other| *other != owner) {
+            if taken.ports.get(&number).is_some_and(|other| other.owner != owner) {
                 let message = format!("Invalid value: {port}: provided port is already allocated");
                 return Err(invalid(field, "FieldValueInvalid", message));
             }
@@ -677,7 +724,7 @@ mod tests {
         }
         let registry = Registry::builtin();
         let resource = registry.resource("", "v1", "services").unwrap();
-        services.allocate(resource, old, &mut new)?.keep();
+        services.allocate(resource, &mut new)?.keep();
         Ok(new)
     }
 
@@ -758,10 +805,36 @@ mod tests {
         let registry = Registry::builtin();
         let resource = registry.resource("", "v1", "services").unwrap();
         let mut new = service("a", spec.clone());
-        drop(services.allocate(resource, None, &mut new).unwrap());
+        drop(services.allocate(resource, &mut new).unwrap());
         let b = allocate(&services, None, service("b", spec.clone())).unwrap();
         services.release(&b);
         allocate(&services, None, service("c", spec)).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_fails_takes_nothing_from_one_that_did_not() {
+        let services = services();
+        let spec =
+            json!({ "clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] });
+        let registry = Registry::builtin();
+        let resource = registry.resource("", "v1", "services").unwrap();
+        let (mut first, mut second) = (service("a", spec.clone()), service("a", spec.clone()));
+        let slow = services.allocate(resource, &mut first).unwrap();
+        services.allocate(resource, &mut second).unwrap().keep();
+        drop(slow);
+        assert!(
+            allocate(&services, None, service("b", spec.clone())).is_err(),
+            "still that of a"
+        );
+        // A deletion that is told late takes nothing from a request on its way.
+        let again = services.allocate(resource, &mut first).unwrap();
+        services.release(&second);
+        assert!(
+            allocate(&services, None, service("b", spec.clone())).is_err(),
+            "about to be that of a"
+        );
+        drop(again);
+        allocate(&services, None, service("b", spec)).unwrap();
     }
 
     #[test]

@@ -11,13 +11,13 @@ use crate::{
     status::{Result, Status},
 };
 use bytes::Bytes;
-pub(crate) use connect::KubeletTls;
+pub(crate) use connect::OutgoingTls;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use std::{sync::Arc, time::Duration};
 
-/// Time until the other side must have answered.
+/// Time until there must be a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Headers that speak of one connection only (RFC 9110 §7.6.1), and those that say who asks: the kubelet knows this server
@@ -63,17 +63,16 @@ pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<B
             format!("error dialing {}: {error}", target.authority),
         )
     };
-    let connected = tokio::time::timeout(PATIENCE, connect::connect(&target, &call.server.kubelet_tls)).await;
+    let connected = tokio::time::timeout(PATIENCE, connect::connect(&target, &call.server.outgoing)).await;
     let mut sender = match connected {
         Ok(Ok(sender)) => sender,
         Ok(Err(error)) => return Err(unreachable(&error)),
         Err(_) => return Err(unreachable(&"no connection within 30 s")),
     };
-    let answered = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
-    let mut response = match answered {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(unreachable(&error)),
-        Err(_) => return Err(unreachable(&"no answer within 30 s")),
+    // The answer may take as long as it takes: the log of a silent container begins with its first line.
+    let mut response = tokio::select! {
+        () = call.server.stopping() => return Err(Status::unavailable("the server is stopping")),
+        answered = sender.send_request(request) => answered.map_err(|error| unreachable(&error))?,
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let client = call

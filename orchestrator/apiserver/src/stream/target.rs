@@ -22,7 +22,38 @@ pub(super) struct Target {
     /// `host:port`.
     pub(super) authority: String,
     pub(super) path_and_query: String,
-    pub(super) tls: bool,
+    pub(super) tls: Tls,
+}
+
+/// Whether TLS is spoken, and as whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tls {
+    None,
+    AsNobody,
+    AsThisServer,
+}
+
+impl Tls {
+    /// To pods and Services.
+    fn asked(tls: bool) -> Self {
+        if tls { Self::AsNobody } else { Self::None }
+    }
+}
+
+/// Refuses addresses that lead to this host or its link, where a proxy would lend its user what is meant for the host.
+fn check_outside(address: &str) -> Result<()> {
+    let inside = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(it)) => it.is_loopback() || it.is_unspecified() || it.is_link_local() || it.is_multicast(),
+        Ok(IpAddr::V6(it)) => {
+            let mapped = it.to_ipv4_mapped().is_some();
+            it.is_loopback() || it.is_unspecified() || it.is_unicast_link_local() || it.is_multicast() || mapped
+        }
+        Err(_) => true,
+    };
+    if inside {
+        return Err(Status::bad_request(format!("address not allowed: {address}")));
+    }
+    Ok(())
 }
 
 /// Finds it; `None` where nothing is to be had yet: the log of a pod without a node.
@@ -112,6 +143,7 @@ fn pod_proxy(call: &Call) -> Result<Target> {
     if address.is_empty() {
         return Err(Status::unavailable(format!("pod {name} has no address yet")));
     }
+    check_outside(address)?;
     let first = || {
         pod["spec"]["containers"]
             .as_array()
@@ -130,7 +162,7 @@ fn pod_proxy(call: &Call) -> Result<Target> {
     Ok(Target {
         authority: authority(address, port),
         path_and_query: with_query(rest(&call.info), &call.query),
-        tls,
+        tls: Tls::asked(tls),
     })
 }
 
@@ -166,14 +198,17 @@ fn service_proxy(call: &Call) -> Result<Target> {
             .flatten()
             .filter(|it| it["conditions"]["ready"] != false);
         for address in ready.filter_map(|it| it["addresses"][0].as_str()) {
-            endpoints.extend(port.map(|port| authority(address, port)));
+            endpoints.extend(port.map(|port| (address.to_owned(), port)));
         }
     }
-    let chosen = endpoints.choose(&mut rand::rng()).cloned();
+    let chosen = endpoints.choose(&mut rand::rng());
+    let (address, port) =
+        chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))?;
+    check_outside(address)?;
     Ok(Target {
-        authority: chosen.ok_or_else(|| Status::unavailable(format!("no endpoints available for service {name:?}")))?,
+        authority: authority(address, *port),
         path_and_query: with_query(rest(&call.info), &call.query),
-        tls,
+        tls: Tls::asked(tls),
     })
 }
 
@@ -193,7 +228,7 @@ fn kubelet(server: &ApiServer, node: &str, path_and_query: String) -> Result<Tar
     Ok(Target {
         authority: authority(address, port),
         path_and_query,
-        tls: true,
+        tls: Tls::AsThisServer,
     })
 }
 
@@ -328,6 +363,25 @@ mod tests {
             let path = format!("/api/v1/namespaces/d/pods/p/proxy/{path}");
             let info = RequestInfo::parse(&http::Method::GET, &path, "");
             assert_eq!(rest(&info), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn proxies_lead_outside() {
+        for address in ["10.1.0.5", "192.0.2.1", "fd00::5"] {
+            assert!(check_outside(address).is_ok(), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+            "x",
+        ] {
+            assert!(check_outside(address).is_err(), "{address}");
         }
     }
 

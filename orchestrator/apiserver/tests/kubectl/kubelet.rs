@@ -105,7 +105,9 @@ fn echo(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
             response.headers_mut().insert(name, value.clone());
         }
     }
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
