@@ -8,7 +8,6 @@ use crate::{
     handlers::Call,
     hooks::services::Services,
     http::{Body, Payload, body},
-    indexer::FieldIndexer,
     metrics::Metrics,
     objects::Objects,
     status::{Result, Status},
@@ -95,7 +94,6 @@ pub struct ApiServer {
     pub(crate) ready: std::sync::atomic::AtomicBool,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) crds: crd::Watcher,
-    pub(crate) indexer: Arc<FieldIndexer>,
     pub(crate) outgoing: OutgoingTls,
 }
 

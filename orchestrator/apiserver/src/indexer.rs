@@ -1,6 +1,5 @@
 //! What the store's cache takes out of each object: labels, owners, and the fields that selectors may name.
 
-use arc_swap::ArcSwap;
 use fairlead_schema::{Registry, resource::SelectableField};
 use fairlead_store::{Indexed, Indexer, Key};
 use serde::Deserialize;
@@ -10,10 +9,11 @@ use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 /// Selectable fields by storage prefix.
 type Fields = HashMap<Arc<str>, Vec<SelectableField>>;
 
-/// Reads objects for the index. CRDs add to what it knows.
-#[derive(Debug, Default)]
+/// Reads objects for the index. Custom resources have no indexed fields: what a position means would change with their
+/// definition.
+#[derive(Debug)]
 pub(crate) struct FieldIndexer {
-    fields: ArcSwap<Fields>,
+    fields: Fields,
 }
 
 /// The metadata that is indexed; everything else is skipped without being built.
@@ -37,32 +37,24 @@ struct Owner {
 }
 
 impl FieldIndexer {
-    /// An indexer for these resources.
-    pub(crate) fn new(registry: &Registry) -> Self {
-        let indexer = Self::default();
-        indexer.learn(registry);
-        indexer
-    }
-
-    /// Takes over the selectable fields of all resources. Objects indexed before keep what was taken from them.
-    pub(crate) fn learn(&self, registry: &Registry) {
+    /// An indexer for the built-in resources.
+    pub(crate) fn new(builtin: &Registry) -> Self {
         let mut fields = Fields::new();
-        for resource in registry.resources() {
-            // Selectors name places in the stored object, so the row of the stored version decides.
+        for resource in builtin.resources() {
+            // Kinds that share storage list the same fields in the same order.
             let Some(storage) = &resource.storage else { continue };
             fields
                 .entry(Arc::clone(&storage.prefix))
                 .or_insert_with(|| resource.selectable.clone());
         }
-        self.fields.store(Arc::new(fields));
+        Self { fields }
     }
 }
 
 impl Indexer for FieldIndexer {
     fn index(&self, key: &Key, json: &[u8]) -> Indexed {
         let Object { metadata } = serde_json::from_slice(json).unwrap_or_default();
-        let fields = self.fields.load();
-        let wanted = fields.get(&key.prefix).map(Vec::as_slice).unwrap_or_default();
+        let wanted = self.fields.get(&key.prefix).map(Vec::as_slice).unwrap_or_default();
         let values = if wanted.is_empty() {
             Box::default()
         } else {
@@ -84,7 +76,7 @@ impl Indexer for FieldIndexer {
 }
 
 /// The text of a field; of alternatives (`a|b`) the first that is not empty.
-fn value(object: &Value, field: &SelectableField) -> Box<str> {
+pub(crate) fn value(object: &Value, field: &SelectableField) -> Box<str> {
     let found = field.path.split('|').find_map(|path| {
         let text = match crate::object::at(object, path)? {
             Value::String(text) => text.clone(),

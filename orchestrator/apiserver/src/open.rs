@@ -147,9 +147,6 @@ impl ApiServer {
     pub async fn open(backend: Arc<dyn Backend>, settings: Settings, start: &Start, pki: &Pki) -> Result<Arc<Self>> {
         let registry = Registry::builtin();
         let indexer = Arc::new(FieldIndexer::new(&registry));
-        crd::task::teach(&*backend, &registry, &indexer)
-            .await
-            .context("reading the definitions")?;
         let cache = Cache::open_with(backend, Arc::clone(&indexer) as _, settings.history)
             .await
             .context("reading the store")?;
@@ -182,7 +179,6 @@ impl ApiServer {
             ready: AtomicBool::new(false),
             stop,
             crds: crd::Watcher::default(),
-            indexer,
             outgoing: OutgoingTls {
                 kubelet: ArcSwap::new(pki.kubelet_tls()?),
                 nobody: Arc::new(pki.outgoing()?.with_no_client_auth()),

@@ -2,8 +2,11 @@
 //!
 //! Labels: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, `a>1`, `a<1`; all terms must hold.
 
-use crate::status::{Result, Status};
-use fairlead_schema::Resource;
+use crate::{
+    indexer,
+    status::{Result, Status},
+};
+use fairlead_schema::{Resource, resource::SelectableField};
 use fairlead_store::Entry;
 use serde_json::Value;
 
@@ -39,12 +42,14 @@ struct FieldTerm {
 }
 
 /// Where the value of a selected field is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Name,
     Namespace,
     /// Position among the resource's selectable fields.
     Indexed(usize),
+    /// In the object itself: definitions of custom resources change, and with them what a position means.
+    Read(SelectableField),
 }
 
 impl LabelSelector {
@@ -299,13 +304,17 @@ impl FieldSelector {
                 "metadata.namespace" => Place::Namespace,
                 _ => {
                     let at = resource.selectable.iter().position(|field| &*field.name == name);
-                    Place::Indexed(at.ok_or_else(|| {
+                    let at = at.ok_or_else(|| {
                         Status::bad_request(format!("field label not supported: {name}")).with_cause(
                             "FieldLabelNotSupported",
                             format!("{} of {}", name, resource.qualified()),
                             name,
                         )
-                    })?)
+                    })?;
+                    match resource.custom {
+                        Some(_) => Place::Read(resource.selectable[at].clone()),
+                        None => Place::Indexed(at),
+                    }
                 }
             };
             terms.push(FieldTerm { field, equal, value });
@@ -321,10 +330,15 @@ impl FieldSelector {
     /// Whether a stored object satisfies it.
     pub fn matches_entry(&self, entry: &Entry) -> bool {
         self.0.iter().all(|term| {
-            let value = match term.field {
+            let read;
+            let value = match &term.field {
                 Place::Name => &*entry.key.name,
                 Place::Namespace => &*entry.key.namespace,
-                Place::Indexed(at) => entry.indexed.fields.get(at).map_or("", |value| value),
+                Place::Indexed(at) => entry.indexed.fields.get(*at).map_or("", |value| value),
+                Place::Read(field) => {
+                    read = indexer::value(&serde_json::from_slice(&entry.json).unwrap_or_default(), field);
+                    &*read
+                }
             };
             (value == term.value) == term.equal
         })

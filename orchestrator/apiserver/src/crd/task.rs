@@ -5,9 +5,9 @@ use super::{
     cleanup::{self, Executor},
     structural::array,
 };
-use crate::{core::ApiServer, indexer::FieldIndexer, object, objects::Objects as _};
+use crate::{core::ApiServer, object, objects::Objects as _};
 use fairlead_schema::{Registry, Resource};
-use fairlead_store::{Backend, Durability, Expect, Operation, RangeQuery, StoreError, Txn};
+use fairlead_store::{Durability, Expect, Operation, Txn};
 use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -53,25 +53,6 @@ impl Watcher {
 pub async fn load(server: &Arc<ApiServer>) {
     rebuild(server).await;
     server.crds.changed();
-}
-
-/// Tells the indexer of all stored definitions' fields, before anything is indexed.
-///
-/// # Errors
-/// What the backend could not read.
-pub(crate) async fn teach(backend: &dyn Backend, base: &Registry, indexer: &FieldIndexer) -> Result<(), StoreError> {
-    let query = RangeQuery {
-        prefix: Some(PREFIX.to_owned()),
-        ..RangeQuery::default()
-    };
-    let stored = backend.range(query).await?.records;
-    let crds: Vec<Arc<Value>> = stored
-        .iter()
-        .map(|record| Arc::new(serde_json::from_slice(&record.value).unwrap_or_default()))
-        .collect();
-    let now = object::time(Timestamp::now());
-    indexer.learn(&Definitions::default().rebuild(base, &crds, &now).registry);
-    Ok(())
 }
 
 /// Looks after every change until the server stops.
@@ -146,8 +127,6 @@ async fn rebuild(server: &Arc<ApiServer>) -> Vec<(Arc<str>, Value)> {
             epoch = rebuilt.registry.epoch,
             "the registry changed"
         );
-        // Objects may come as soon as their resource is known, and are indexed when they come.
-        server.indexer.learn(&rebuilt.registry);
         server.registry.store(Arc::new(rebuilt.registry));
     }
     rebuilt.statuses
