@@ -153,7 +153,14 @@ impl ApiServer {
         let keys = KeyRing::open(&start.data_dir.join("pki/service-accounts"), &settings.issuer)?;
         let objects = StoredObjects::new(Arc::clone(&cache));
         let rbac = Arc::new(Rbac::load(&objects));
-        let node = Arc::new(NodeAuthorizer::load(&objects));
+        let node = Arc::new(NodeAuthorizer::new());
+        for prefix in node::PREFIXES {
+            // One by one: parsed, all pods of a large cluster would take gigabytes.
+            for entry in cache.snapshot(prefix).entries(None, None) {
+                let object = serde_json::from_slice(&entry.json).unwrap_or_default();
+                node.apply(prefix, &entry.key.namespace, &entry.key.name, Some(&object));
+            }
+        }
         let authorizer = Chain(vec![Arc::clone(&node) as _, Arc::clone(&rbac) as _]);
         let services = Services::new(settings.service_cidrs.clone(), settings.node_ports);
         let (stop, _) = tokio::sync::watch::channel(false);
