@@ -1,0 +1,1 @@
+//! Cluster DNS: Corefile, records of Services and pods, cache, forwarding.

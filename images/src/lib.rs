@@ -1,0 +1,1 @@
+//! Images without a registry: OCI archives, the pause image.
