@@ -123,7 +123,11 @@ pub(crate) async fn start(layout: &Layout, pause: &str) -> Result<Runtime> {
     let begun = Instant::now();
     while !answers(&paths.socket).await {
         if let Some(status) = child.try_wait()? {
-            bail!("containerd ended ({status}) before it answered; its log {} ends:\n{}", paths.log.display(), tail(&paths.log));
+            bail!(
+                "containerd ended ({status}) before it answered; its log {} ends:\n{}",
+                paths.log.display(),
+                tail(&paths.log)
+            );
         }
         if begun.elapsed() > PATIENCE {
             bail!(
@@ -197,7 +201,9 @@ async fn version() -> Result<String> {
         let output = output.map_err(|error| anyhow!("{program} cannot be run: {error}; {remedy}"))?;
         if program == "containerd" {
             let text = String::from_utf8_lossy(&output.stdout);
-            let version = text.split_whitespace().find(|it| it.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()));
+            let version = text
+                .split_whitespace()
+                .find(|it| it.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()));
             let version = version.map(|it| it.trim_start_matches('v')).unwrap_or_default();
             let version = version.split(['~', '+', '-']).next().unwrap_or_default();
             return Ok(format!("containerd {version}"));
@@ -274,7 +280,16 @@ pub(crate) async fn import(layout: &Layout, socket: &Path) -> Result<usize> {
     let marks = layout.data.join("imported");
     fs::create_dir_all(&marks).with_context(|| format!("{} cannot be made", marks.display()))?;
     let pause = layout.run.join("pause.tar");
-    let known = ctr(socket, &["images", "list", "--quiet", &format!("name=={}", fairlead_images::PAUSE_IMAGE)]).await?;
+    let known = ctr(
+        socket,
+        &[
+            "images",
+            "list",
+            "--quiet",
+            &format!("name=={}", fairlead_images::PAUSE_IMAGE),
+        ],
+    )
+    .await?;
     if known.trim().is_empty() {
         let file = fs::File::create(&pause).with_context(|| format!("{} cannot be written", pause.display()))?;
         fairlead_images::pause()?.write(file)?;
@@ -333,8 +348,16 @@ mod tests {
     #[test]
     fn configurations_are_toml_of_their_generation() {
         let layout = Layout::of(Path::new("/data/\"x"), Some(Path::new("/run/x"))).unwrap();
-        for (major, version, section) in [(1, 2, "io.containerd.grpc.v1.cri"), (2, 3, "io.containerd.cri.v1.runtime")] {
-            let text = config(&Paths::of(&layout), &CniPaths::of(&layout), "fairlead.dev/pause:1", major);
+        for (major, version, section) in [
+            (1, 2, "io.containerd.grpc.v1.cri"),
+            (2, 3, "io.containerd.cri.v1.runtime"),
+        ] {
+            let text = config(
+                &Paths::of(&layout),
+                &CniPaths::of(&layout),
+                "fairlead.dev/pause:1",
+                major,
+            );
             let value: toml::Table = text.parse().unwrap();
             assert_eq!(value["version"].as_integer(), Some(version));
             assert_eq!(value["root"].as_str(), Some("/data/\"x/containerd"));
@@ -346,7 +369,14 @@ mod tests {
             );
             assert_eq!(runtime["cni"]["conf_dir"].as_str(), Some("/data/\"x/cni/net.d"));
         }
-        assert_eq!((major("containerd 1.6.20"), major("containerd 2.1.9"), major("containerd")), (1, 2, 1));
+        assert_eq!(
+            (
+                major("containerd 1.6.20"),
+                major("containerd 2.1.9"),
+                major("containerd")
+            ),
+            (1, 2, 1)
+        );
     }
 
     #[test]
