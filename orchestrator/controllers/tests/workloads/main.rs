@@ -1,0 +1,5 @@
+//! The workload controllers over a real API server in the same process, with a stand-in for kubelet and scheduler.
+
+mod cluster;
+mod kubelet;
+mod rollouts;
