@@ -1,13 +1,22 @@
 //! Controllers that are about the cluster rather than about workloads.
 
-use crate::frame::Constructor;
+mod accounts;
+mod config;
+mod endpoints;
+mod podview;
 
-/// What these controllers are told.
-#[derive(Clone, Debug, Default)]
-pub struct Config {}
+pub use config::Config;
+
+use crate::frame::Constructor;
 
 /// Every controller of this folder.
 #[must_use]
 pub fn all() -> Vec<Constructor> {
-    Vec::new()
+    vec![
+        endpoints::slices::controller,
+        endpoints::objects::controller,
+        endpoints::mirroring::controller,
+        accounts::service_account,
+        accounts::root_ca,
+    ]
 }

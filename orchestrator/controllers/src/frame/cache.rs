@@ -310,8 +310,12 @@ impl<K: Cached> Cache<K> {
         }
     }
 
-    async fn follow(self: Arc<Self>, client: Client, stop: CancellationToken) {
-        let events = watcher(Api::<K>::all(client), watcher::Config::default()).default_backoff();
+    async fn follow(self: Arc<Self>, client: Client, fields: &'static str, stop: CancellationToken) {
+        let config = watcher::Config {
+            field_selector: (!fields.is_empty()).then(|| fields.to_owned()),
+            ..watcher::Config::default()
+        };
+        let events = watcher(Api::<K>::all(client), config).default_backoff();
         let mut events = std::pin::pin!(events);
         let mut list = Vec::new();
         loop {
@@ -386,12 +390,15 @@ impl fmt::Debug for Barrier {
     }
 }
 
+/// A kind and the field selector of those that are kept, empty for all.
+type CacheId = (TypeId, &'static str);
+
 /// The caches of all kinds that somebody asked for.
 pub struct Caches {
     client: Client,
     stop: CancellationToken,
     tasks: TaskTracker,
-    caches: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    caches: Mutex<HashMap<CacheId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Caches {
@@ -411,16 +418,25 @@ impl Caches {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn of<K: Cached>(&self) -> Arc<Cache<K>> {
+        self.of_selected("")
+    }
+
+    /// The cache of those objects of a kind that a field selector selects: `metadata.name=kube-root-ca.crt`.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn of_selected<K: Cached>(&self, fields: &'static str) -> Arc<Cache<K>> {
+        let id = (TypeId::of::<K>(), fields);
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cache) = caches.get(&TypeId::of::<K>())
+        if let Some(cache) = caches.get(&id)
             && let Ok(cache) = Arc::clone(cache).downcast::<Cache<K>>()
         {
             return cache;
         }
         let cache = Arc::new(Cache::<K>::default());
-        caches.insert(TypeId::of::<K>(), Arc::clone(&cache) as _);
+        caches.insert(id, Arc::clone(&cache) as _);
         self.tasks
-            .spawn(Arc::clone(&cache).follow(self.client.clone(), self.stop.clone()));
+            .spawn(Arc::clone(&cache).follow(self.client.clone(), fields, self.stop.clone()));
         cache
     }
 }

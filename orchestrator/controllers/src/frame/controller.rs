@@ -87,6 +87,14 @@ impl Controller {
         this
     }
 
+    /// Hands the queue to whoever learns by other means than a cache which keys there are.
+    #[must_use]
+    pub fn fed_by(mut self, feed: impl FnOnce(Arc<Queue>) + Send + 'static) -> Self {
+        self.wires
+            .push(Box::new(move |queue: &Arc<Queue>| feed(Arc::clone(queue))));
+        self
+    }
+
     /// Every change of the kind whose keys are worked on.
     #[must_use]
     pub fn on_own<K: Cached>(self, cache: &Arc<Cache<K>>) -> Self {
