@@ -1,7 +1,12 @@
 //! Runs the pods of one node through CRI.
 
 pub mod cri;
+pub mod events;
+pub mod images;
+pub mod pod;
+pub mod status;
 pub mod table;
+pub mod worker;
 
 use k8s_openapi::api::core::v1::Taint;
 use std::{
