@@ -1,6 +1,9 @@
 //! Runs the pods of one node through CRI.
 
 pub mod cri;
+pub mod hooks;
+pub mod logs;
+pub mod probes;
 pub mod table;
 
 use k8s_openapi::api::core::v1::Taint;

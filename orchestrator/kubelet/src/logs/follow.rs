@@ -4,7 +4,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd, RawFd},
     path::Path,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -16,9 +16,18 @@ pub(super) struct Seen {
     pub(super) closed: bool,
 }
 
+/// What tokio can wait for; nix's type only lends its descriptor.
+struct Events(Inotify);
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
 /// Watches one file, by its inode, and names that come and go in its directory.
 pub(super) struct Watcher {
-    inotify: AsyncFd<Inotify>,
+    inotify: AsyncFd<Events>,
     file: Option<WatchDescriptor>,
 }
 
@@ -31,8 +40,10 @@ impl Watcher {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_MOVED_FROM;
         inotify.add_watch(path.parent().unwrap_or(Path::new("/")), names)?;
+        // SAFETY: `Events` owns its descriptor, always gives the same one, and closes it when it is dropped.
+        let inotify = unsafe { AsyncFd::register_with_interest(Events(inotify), Interest::READABLE) };
         Ok(Self {
-            inotify: AsyncFd::with_interest(inotify, Interest::READABLE)?,
+            inotify: inotify.map_err(|error| io::Error::other(error.to_string()))?,
             file: None,
         })
     }
@@ -44,11 +55,11 @@ impl Watcher {
     pub(super) fn file(&mut self, file: &File) -> io::Result<()> {
         if let Some(old) = self.file.take() {
             // The watch of a file that was deleted is gone already.
-            let _ = self.inotify.get_ref().rm_watch(old);
+            let _ = self.inotify.get_ref().0.rm_watch(old);
         }
         let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
         let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
-        self.file = Some(self.inotify.get_ref().add_watch(path.as_str(), changes)?);
+        self.file = Some(self.inotify.get_ref().0.add_watch(path.as_str(), changes)?);
         Ok(())
     }
 
@@ -59,7 +70,7 @@ impl Watcher {
     pub(super) async fn wait(&mut self) -> io::Result<Seen> {
         loop {
             let mut ready = self.inotify.readable().await?;
-            let events = match ready.try_io(|it| it.get_ref().read_events().map_err(io::Error::from)) {
+            let events = match ready.try_io(|it| it.get_ref().0.read_events().map_err(io::Error::from)) {
                 Ok(events) => events?,
                 Err(_would_block) => continue,
             };
