@@ -2,8 +2,12 @@
 
 pub mod cri;
 pub mod events;
+pub mod hooks;
 pub mod images;
+pub mod logs;
 pub mod pod;
+pub mod podspec;
+pub mod probes;
 pub mod status;
 pub mod table;
 pub mod worker;
