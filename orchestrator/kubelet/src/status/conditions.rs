@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 /// The types that the kubelet sets; all others are left as they are.
-pub(super) const OWNED: [&str; 5] = [
+pub const OWNED: [&str; 5] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",

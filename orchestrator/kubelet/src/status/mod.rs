@@ -5,6 +5,7 @@ mod containers;
 mod phase;
 mod send;
 
+pub use conditions::OWNED;
 pub(crate) use phase::is_terminal;
 pub use send::{Progress, Sender, Target, patch_body};
 

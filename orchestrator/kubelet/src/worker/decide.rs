@@ -8,7 +8,10 @@ use super::{
     plan::{Action, Decision, EndingKind, Image, Memory, Task, Waiting},
     restart::{Policy, init_restarts, restarts},
 };
-use crate::pod::{self, ContainerKind, ContainerRef};
+use crate::{
+    pod::{self, ContainerKind, ContainerRef},
+    podspec::names,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -37,17 +40,6 @@ pub fn decide(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp) -> De
         decision,
     }
     .decide()
-}
-
-/// What the spec's fields mean for restarts: a hash of the parts whose change means a new container.
-pub fn spec_hash(container: &Container) -> String {
-    use sha2::{Digest as _, Sha256};
-    let mut hash = Sha256::new();
-    hash.update(container.name.as_bytes());
-    hash.update([0]);
-    hash.update(container.image.as_deref().unwrap_or_default().as_bytes());
-    let digest = hash.finalize();
-    digest.iter().take(8).map(|it| format!("{it:02x}")).collect()
 }
 
 /// Seconds of grace as the spec has them.
@@ -364,7 +356,7 @@ impl<'a> Running<'a> {
         let restart = Policy::of_pod(self.pod) != Policy::Never || it.kind == ContainerKind::Sidecar;
         let suffix = if restart { ", will be restarted" } else { "" };
         let health = self.memory.health.get(&seen.id);
-        let (message, grace_s) = if !seen.hash.is_empty() && seen.hash != spec_hash(spec) {
+        let (message, grace_s) = if !seen.hash.is_empty() && seen.hash != names::hash(spec) {
             (
                 format!("Container {} definition changed, will be restarted", it.name),
                 None,

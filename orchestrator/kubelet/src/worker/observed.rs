@@ -38,7 +38,7 @@ pub struct Container {
     pub sandbox_id: String,
     /// How often a container of this name was started before.
     pub restart_count: u32,
-    /// What the container was made from: [`super::spec_hash`] of then.
+    /// What the container was made from: [`crate::podspec::names::hash`] of then.
     pub hash: String,
     /// When it was made.
     pub created: Timestamp,
