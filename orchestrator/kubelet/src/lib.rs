@@ -1,6 +1,9 @@
 //! Runs the pods of one node through CRI.
 
+pub mod cgroups;
 pub mod cri;
+pub mod pod;
+pub mod podspec;
 pub mod table;
 
 use k8s_openapi::api::core::v1::Taint;
