@@ -43,11 +43,20 @@ impl ContainerRef {
     /// All containers of a pod in the order of the spec: init containers (sidecars among them), containers, ephemeral ones.
     pub fn all(pod: &Pod) -> Vec<Self> {
         let Some(spec) = &pod.spec else { return Vec::new() };
-        let init = spec.init_containers.iter().flatten().enumerate().map(|(index, it)| Self {
-            name: it.name.clone(),
-            kind: if is_sidecar(it) { ContainerKind::Sidecar } else { ContainerKind::Init },
-            index,
-        });
+        let init = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, it)| Self {
+                name: it.name.clone(),
+                kind: if is_sidecar(it) {
+                    ContainerKind::Sidecar
+                } else {
+                    ContainerKind::Init
+                },
+                index,
+            });
         let app = spec.containers.iter().enumerate().map(|(index, it)| Self {
             name: it.name.clone(),
             kind: ContainerKind::App,
@@ -187,7 +196,9 @@ impl Qos {
             for resource in ["cpu", "memory"] {
                 let amount = |of: fn(&ResourceRequirements) -> Option<&Amounts>| {
                     let amounts = resources.and_then(of);
-                    amounts.and_then(|it| Quantity::parse(&it.get(resource)?.0)).filter(|it| it.sign().is_gt())
+                    amounts
+                        .and_then(|it| Quantity::parse(&it.get(resource)?.0))
+                        .filter(|it| it.sign().is_gt())
                 };
                 let limit = amount(|it| it.limits.as_ref());
                 let request = amount(|it| it.requests.as_ref());
@@ -258,7 +269,10 @@ pub(crate) mod tests {
         assert_eq!(all[3].spec(&pod).unwrap().image.as_deref(), Some("tools"));
         assert_eq!(all[1].field_path(), "spec.initContainers{proxy}");
         let other = pod_of(json!({"containers": [{"name": "other"}]}));
-        assert!(all[2].spec(&other).is_none(), "another container in that place is not this one");
+        assert!(
+            all[2].spec(&other).is_none(),
+            "another container in that place is not this one"
+        );
         assert!(all[0].spec(&Pod::default()).is_none());
     }
 
@@ -280,8 +294,11 @@ pub(crate) mod tests {
             (vec![&storage, &none], Qos::BestEffort),
             (vec![&zero], Qos::BestEffort),
         ] {
-            let containers: Vec<_> =
-                resources.iter().enumerate().map(|(i, it)| json!({"name": format!("c{i}"), "resources": it})).collect();
+            let containers: Vec<_> = resources
+                .iter()
+                .enumerate()
+                .map(|(i, it)| json!({"name": format!("c{i}"), "resources": it}))
+                .collect();
             let pod = pod_of(json!({"containers": containers}));
             assert_eq!(Qos::of(&pod), want, "{resources:?}");
             let (last, first) = containers.split_last().unwrap();

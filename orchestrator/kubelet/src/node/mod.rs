@@ -22,7 +22,10 @@ use crate::{
     table::PodTable,
 };
 use kube::Client;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 use tokio::sync::Notify;
 
 /// What all workers share.
@@ -73,6 +76,19 @@ impl Node {
             prober,
             table,
         }
+    }
+
+    /// Labels that the Node is registered with.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.config.labels.clone();
+        for (key, value) in [
+            ("kubernetes.io/hostname", self.config.node_name.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", status::architecture()),
+        ] {
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        labels
     }
 
     /// What pods see of the node.

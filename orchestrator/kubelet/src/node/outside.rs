@@ -7,7 +7,7 @@ use crate::{
     podspec::{EnvObjects, Environment, names},
 };
 use k8s_openapi::api::core::v1::Pod;
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf};
 
 /// Makes it and takes it away.
 #[derive(Debug)]
@@ -71,4 +71,7 @@ impl Outside {
     pub async fn tear_down(&self, _pod: &Pod) -> Result<(), String> {
         Ok(())
     }
+
+    /// Takes away what pods that are gone left behind.
+    pub async fn remove_leftovers(&self, _known: &HashSet<String>) {}
 }

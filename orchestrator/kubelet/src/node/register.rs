@@ -2,7 +2,7 @@
 
 use super::{
     Node, capacity,
-    status::{self, Facts, architecture},
+    status::{self, Facts},
 };
 use crate::events::Kind;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -123,7 +123,7 @@ async fn report(
     if told.is_none() {
         let labels = json!({"metadata": {"labels": labels(node)}});
         let known = object.metadata.labels.clone().unwrap_or_default();
-        if !labels_of(node).iter().all(|(key, value)| known.get(key) == Some(value)) {
+        if !node.labels().iter().all(|(key, value)| known.get(key) == Some(value)) {
             api.patch(name, &PatchParams::default(), &Patch::Merge(labels)).await?;
         }
     }
@@ -148,27 +148,15 @@ fn without_heartbeats(status: &NodeStatus) -> NodeStatus {
     status
 }
 
-fn labels_of(node: &Node) -> BTreeMap<String, String> {
-    let mut labels = node.config.labels.clone();
-    for (key, value) in [
-        ("kubernetes.io/hostname", node.config.node_name.as_str()),
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", architecture()),
-    ] {
-        labels.insert(key.to_owned(), value.to_owned());
-    }
-    labels
-}
-
 fn labels(node: &Node) -> Value {
-    serde_json::to_value(labels_of(node)).unwrap_or_default()
+    serde_json::to_value(node.labels()).unwrap_or_default()
 }
 
 fn new_object(node: &Node) -> NodeObject {
     NodeObject {
         metadata: ObjectMeta {
             name: Some(node.config.node_name.clone()),
-            labels: Some(labels_of(node)),
+            labels: Some(node.labels()),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {

@@ -82,7 +82,9 @@ pub fn dns(pod: &Pod, facts: &Facts) -> (DnsConfig, Vec<(&'static str, String)>)
         out.servers.extend(config.nameservers.iter().flatten().cloned());
         out.searches.extend(config.searches.iter().flatten().cloned());
         for option in config.options.iter().flatten() {
-            let Some(name) = option.name.as_deref().filter(|it| !it.is_empty()) else { continue };
+            let Some(name) = option.name.as_deref().filter(|it| !it.is_empty()) else {
+                continue;
+            };
             match option.value.as_deref().filter(|it| !it.is_empty()) {
                 Some(value) => out.option(&format!("{name}:{value}")),
                 None => out.option(name),
@@ -106,7 +108,14 @@ pub fn dns(pod: &Pod, facts: &Facts) -> (DnsConfig, Vec<(&'static str, String)>)
         );
         events.push(("DNSConfigForming", message));
     }
-    (DnsConfig { servers: out.servers, searches: out.searches, options: out.options }, events)
+    (
+        DnsConfig {
+            servers: out.servers,
+            searches: out.searches,
+            options: out.options,
+        },
+        events,
+    )
 }
 
 /// The cluster's servers; its domains before the node's.
@@ -114,13 +123,20 @@ fn of_cluster(pod: &Pod, facts: &Facts) -> Resolver {
     let mut searches = Vec::new();
     if !facts.cluster_domain.is_empty() {
         let domain = &facts.cluster_domain;
-        searches =
-            vec![format!("{}.svc.{domain}", pod::namespace(pod)), format!("svc.{domain}"), domain.clone()];
+        searches = vec![
+            format!("{}.svc.{domain}", pod::namespace(pod)),
+            format!("svc.{domain}"),
+            domain.clone(),
+        ];
     }
     searches.extend(facts.resolver.searches.iter().cloned());
     let servers = facts.cluster_dns.iter().map(ToString::to_string).collect();
     // So many dots that `name.namespace.svc` is still looked up below the cluster's domain first.
-    Resolver { servers, searches, options: vec!["ndots:5".to_owned()] }
+    Resolver {
+        servers,
+        searches,
+        options: vec!["ndots:5".to_owned()],
+    }
 }
 
 fn once(list: &mut Vec<String>) {
@@ -160,27 +176,46 @@ mod tests {
     fn text(spec: serde_json::Value, facts: &Facts) -> String {
         let (it, events) = dns(&pod_of(spec), facts);
         let events: Vec<_> = events.iter().map(|it| it.0).collect();
-        [it.servers.join(" "), it.searches.join(" "), it.options.join(" "), events.join(" ")].join(" | ")
+        [
+            it.servers.join(" "),
+            it.searches.join(" "),
+            it.options.join(" "),
+            events.join(" "),
+        ]
+        .join(" | ")
     }
 
     #[test]
     fn the_policy_says_whose_servers() {
-        let cluster = "10.96.0.10 | shop.svc.cluster.local svc.cluster.local cluster.local example.com lan | ndots:5 | ";
+        let cluster =
+            "10.96.0.10 | shop.svc.cluster.local svc.cluster.local cluster.local example.com lan | ndots:5 | ";
         let node = "192.168.0.1 | example.com lan | ndots:1 rotate | ";
         for (spec, want) in [
             (json!({}), cluster),
             (json!({"dnsPolicy": "ClusterFirst"}), cluster),
             (json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), node),
-            (json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}), cluster),
+            (
+                json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}),
+                cluster,
+            ),
             (json!({"dnsPolicy": "Default"}), node),
-            (json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"]}}), "1.1.1.1 |  |  | "),
+            (
+                json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"]}}),
+                "1.1.1.1 |  |  | ",
+            ),
         ] {
             let mut spec = spec;
             spec["containers"] = json!([]);
             assert_eq!(text(spec.clone(), &facts()), want, "{spec}");
         }
-        let none = Facts { cluster_dns: vec![], ..facts() };
-        assert_eq!(text(json!({"containers": []}), &none), node.to_owned() + "MissingClusterDNS");
+        let none = Facts {
+            cluster_dns: vec![],
+            ..facts()
+        };
+        assert_eq!(
+            text(json!({"containers": []}), &none),
+            node.to_owned() + "MissingClusterDNS"
+        );
     }
 
     #[test]
@@ -200,12 +235,22 @@ mod tests {
         let searches: Vec<_> = (0..40).map(|it| format!("s{it}.example")).collect();
         let servers = ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"];
         let config = json!({"nameservers": servers, "searches": searches});
-        let (it, events) = dns(&pod_of(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": config})), &facts());
+        let (it, events) = dns(
+            &pod_of(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": config})),
+            &facts(),
+        );
         assert_eq!((it.servers.len(), it.searches.len(), events.len()), (3, 32, 2));
-        assert!(events[0].1.ends_with("the applied nameserver line is: 1.1.1.1 2.2.2.2 3.3.3.3"));
+        assert!(
+            events[0]
+                .1
+                .ends_with("the applied nameserver line is: 1.1.1.1 2.2.2.2 3.3.3.3")
+        );
         let long: Vec<_> = (0..12).map(|it| format!("{it:0>200}")).collect();
         let config = json!({"searches": long});
-        let (it, _) = dns(&pod_of(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": config})), &facts());
+        let (it, _) = dns(
+            &pod_of(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": config})),
+            &facts(),
+        );
         assert_eq!(it.searches.len(), 10, "ten and nine spaces are 2009 characters");
     }
 

@@ -44,7 +44,10 @@ pub fn field(pod: &Pod, path: &str, facts: &Facts, pod_ips: &[IpAddr]) -> Result
 /// [`Cause::Malformed`] for a path that no file can have: what a pod gets only as it starts would not be right later.
 pub fn file(pod: &Pod, path: &str, facts: &Facts) -> Result<String, Cause> {
     let lines = |map: &Option<BTreeMap<String, String>>| {
-        let lines = map.iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value)));
+        let lines = map
+            .iter()
+            .flatten()
+            .map(|(key, value)| format!("{key}={}", quoted(value)));
         lines.collect::<Vec<_>>().join("\n")
     };
     match path {
@@ -105,20 +108,28 @@ pub fn resource(
     let (limit, resource) = match selector.resource.split_once('.') {
         Some(("limits", it)) => (true, it),
         Some(("requests", it)) => (false, it),
-        _ => return Err(malformed(format!("unsupported container resource: {}", selector.resource))),
+        _ => {
+            return Err(malformed(format!(
+                "unsupported container resource: {}",
+                selector.resource
+            )));
+        }
     };
     if !["cpu", "memory", "ephemeral-storage"].contains(&resource) {
-        return Err(malformed(format!("unsupported container resource: {}", selector.resource)));
+        return Err(malformed(format!(
+            "unsupported container resource: {}",
+            selector.resource
+        )));
     }
-    let parse = |text: &str| {
-        Quantity::parse(text).ok_or_else(|| malformed(format!("{text:?} is not an amount of {resource}")))
-    };
+    let parse =
+        |text: &str| Quantity::parse(text).ok_or_else(|| malformed(format!("{text:?} is not an amount of {resource}")));
     let resources = container.resources.as_ref();
     let of_pod = pod.spec.as_ref().and_then(|it| it.resources.as_ref());
     let amount = if limit {
         let own = resources.and_then(|it| it.limits.as_ref()?.get(resource));
         let own = own.or_else(|| of_pod.and_then(|it| it.limits.as_ref()?.get(resource)));
-        own.map(|it| it.0.as_str()).or_else(|| facts.allocatable.get(resource).map(String::as_str))
+        own.map(|it| it.0.as_str())
+            .or_else(|| facts.allocatable.get(resource).map(String::as_str))
     } else {
         resources.and_then(|it| Some(it.requests.as_ref()?.get(resource)?.0.as_str()))
     };
@@ -133,7 +144,10 @@ pub fn resource(
         _ => (amount.whole(), if one { 1 } else { divisor.whole() }),
     };
     if divisor <= 0 {
-        return Err(malformed(format!("the divisor of {} must be above 0", selector.resource)));
+        return Err(malformed(format!(
+            "the divisor of {} must be above 0",
+            selector.resource
+        )));
     }
     Ok((amount / divisor + i64::from(amount % divisor > 0)).to_string())
 }
@@ -148,7 +162,9 @@ mod tests {
         Facts {
             node_name: "node-1".into(),
             node_ips: vec!["192.168.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
-            allocatable: [("cpu", "1900m"), ("memory", "16Gi")].map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
+            allocatable: [("cpu", "1900m"), ("memory", "16Gi")]
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .into(),
             ..Facts::default()
         }
     }
@@ -175,7 +191,14 @@ mod tests {
         ] {
             assert_eq!(field(&pod, path, &facts(), &ips).as_deref(), Ok(want), "{path}");
         }
-        for path in ["metadata.labels", "metadata.labels['", "spec['x']", "status.phase", "", "metadata.labels[']"] {
+        for path in [
+            "metadata.labels",
+            "metadata.labels['",
+            "spec['x']",
+            "status.phase",
+            "",
+            "metadata.labels[']",
+        ] {
             let error = field(&pod, path, &facts(), &ips).unwrap_err();
             assert_eq!(error.to_string(), format!("unsupported fieldPath: {path}"));
         }
@@ -194,7 +217,10 @@ mod tests {
             "k=\"say \\\"hi\\\"\\\\\\n\\tü\\x01\\u0085\""
         );
         assert_eq!(file(&pod, "metadata.labels['a']", &facts()).as_deref(), Ok("1"));
-        assert!(file(&pod, "status.podIP", &facts()).is_err(), "files have no address: it may change");
+        assert!(
+            file(&pod, "status.podIP", &facts()).is_err(),
+            "files have no address: it may change"
+        );
     }
 
     #[test]
@@ -235,14 +261,23 @@ mod tests {
         ] {
             let selector = json!({"resource": resource_name, "divisor": divisor, "containerName": container});
             let selector: ResourceFieldSelector = serde_json::from_value(selector).unwrap();
-            assert!(resource(&pod, None, &selector, &facts()).is_err(), "{container} {resource_name} {divisor}");
+            assert!(
+                resource(&pod, None, &selector, &facts()).is_err(),
+                "{container} {resource_name} {divisor}"
+            );
         }
     }
 
     #[test]
     fn the_limit_of_the_pod_stands_for_that_of_a_container() {
         let pod = pod_of(json!({"containers": [{"name": "a"}], "resources": {"limits": {"memory": "1Gi"}}}));
-        let selector = ResourceFieldSelector { resource: "limits.memory".into(), ..Default::default() };
-        assert_eq!(resource(&pod, Some("a"), &selector, &facts()).as_deref(), Ok("1073741824"));
+        let selector = ResourceFieldSelector {
+            resource: "limits.memory".into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            resource(&pod, Some("a"), &selector, &facts()).as_deref(),
+            Ok("1073741824")
+        );
     }
 }

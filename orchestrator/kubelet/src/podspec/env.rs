@@ -39,7 +39,10 @@ impl Environment {
 
     /// For many lookups.
     pub(crate) fn by_name(&self) -> HashMap<&str, &str> {
-        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect()
     }
 }
 
@@ -62,14 +65,19 @@ pub fn environment(
     let links = pod.spec.as_ref().and_then(|it| it.enable_service_links).unwrap_or(true);
     let services = objects.services.iter().map(AsRef::as_ref);
     let services = links::variables(services, pod::namespace(pod), links);
-    let by_service: HashMap<&str, &str> = services.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let by_service: HashMap<&str, &str> = services
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let mut set = Variables::default();
     let mut skipped = Vec::new();
     for (index, source) in spec.env_from.iter().flatten().enumerate() {
         let all = from_object(source, objects).map_err(at(format!("envFrom[{index}]")))?;
         let prefix = source.prefix.as_deref().unwrap_or_default();
-        let (good, bad): (Vec<_>, Vec<_>) =
-            all.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value)).partition(|it| is_name(&it.0));
+        let (good, bad): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .map(|(key, value)| (format!("{prefix}{key}"), value))
+            .partition(|it| is_name(&it.0));
         good.into_iter().for_each(|(name, value)| set.insert(&name, value));
         if !bad.is_empty() {
             let keys: Vec<_> = bad.iter().map(|it| it.0.as_str()).collect();
@@ -99,7 +107,10 @@ pub fn environment(
             set.insert(name, value.clone());
         }
     }
-    Ok(Environment { variables: set.all, skipped })
+    Ok(Environment {
+        variables: set.all,
+        skipped,
+    })
 }
 
 /// Variables in the order in which they came; a later value of a name takes the place of the earlier one.
@@ -142,14 +153,20 @@ fn described(source: &EnvFromSource, namespace: &str) -> String {
 /// All keys of a ConfigMap or Secret; none if it need not exist and does not.
 fn from_object(source: &EnvFromSource, objects: &EnvObjects) -> Result<Vec<(String, String)>, Cause> {
     if let Some(it) = &source.config_map_ref {
-        let Some(found) = config_map(objects, &it.name, it.optional)? else { return Ok(Vec::new()) };
+        let Some(found) = config_map(objects, &it.name, it.optional)? else {
+            return Ok(Vec::new());
+        };
         let data = found.data.iter().flatten();
         return Ok(data.map(|(key, value)| (key.clone(), value.clone())).collect());
     }
     if let Some(it) = &source.secret_ref {
-        let Some(found) = secret(objects, &it.name, it.optional)? else { return Ok(Vec::new()) };
+        let Some(found) = secret(objects, &it.name, it.optional)? else {
+            return Ok(Vec::new());
+        };
         let data = found.data.iter().flatten();
-        return data.map(|(key, value)| Ok((key.clone(), text(&it.name, key, &value.0)?))).collect();
+        return data
+            .map(|(key, value)| Ok((key.clone(), text(&it.name, key, &value.0)?)))
+            .collect();
     }
     Ok(Vec::new())
 }
@@ -177,7 +194,9 @@ fn from_source(
         return downward::resource(pod, Some(&container.name), it, facts).map(Some);
     }
     if let Some(it) = &source.config_map_key_ref {
-        let Some(found) = config_map(objects, &it.name, it.optional)? else { return Ok(None) };
+        let Some(found) = config_map(objects, &it.name, it.optional)? else {
+            return Ok(None);
+        };
         let value = found.data.as_ref().and_then(|data| data.get(&it.key));
         return match value {
             None if it.optional != Some(true) => Err(missing_key("ConfigMap", &it.name, &it.key)),
@@ -185,7 +204,9 @@ fn from_source(
         };
     }
     if let Some(it) = &source.secret_key_ref {
-        let Some(found) = secret(objects, &it.name, it.optional)? else { return Ok(None) };
+        let Some(found) = secret(objects, &it.name, it.optional)? else {
+            return Ok(None);
+        };
         return match found.data.as_ref().and_then(|data| data.get(&it.key)) {
             None if it.optional != Some(true) => Err(missing_key("Secret", &it.name, &it.key)),
             None => Ok(None),
@@ -193,9 +214,15 @@ fn from_source(
         };
     }
     if source.file_key_ref.is_some() {
-        return Err(Cause::Unsupported(format!("{}: fileKeyRef is not supported by this kubelet", variable.name)));
+        return Err(Cause::Unsupported(format!(
+            "{}: fileKeyRef is not supported by this kubelet",
+            variable.name
+        )));
     }
-    Err(Cause::Malformed(format!("{}: valueFrom names no source", variable.name)))
+    Err(Cause::Malformed(format!(
+        "{}: valueFrom names no source",
+        variable.name
+    )))
 }
 
 fn config_map<'a>(objects: &'a EnvObjects, name: &str, optional: Option<bool>) -> Result<Option<&'a ConfigMap>, Cause> {
@@ -215,12 +242,15 @@ fn found_or<'a, T>(
     optional: Option<bool>,
 ) -> Result<Option<&'a T>, Cause> {
     match found {
-        None if optional != Some(true) => Err(Cause::Missing { kind, name: name.to_owned() }),
+        None if optional != Some(true) => Err(Cause::Missing {
+            kind,
+            name: name.to_owned(),
+        }),
         found => Ok(found),
     }
 }
 
-/// CRI carries variables as UTF-8.
+/// Runtimes before CRI 1.36 take text alone, and refuse a container with anything else.
 fn text(name: &str, key: &str, value: &[u8]) -> Result<String, Cause> {
     let malformed = |_| Cause::Malformed(format!("key {key} of secret \"{name}\" is not UTF-8 text"));
     std::str::from_utf8(value).map(str::to_owned).map_err(malformed)
@@ -239,7 +269,11 @@ mod tests {
             "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 5432}]}});
         EnvObjects {
             config_maps: [("conf".to_owned(), Some(Arc::new(serde_json::from_value(map).unwrap())))].into(),
-            secrets: [("sec".to_owned(), Some(Arc::new(serde_json::from_value(secret).unwrap())))].into(),
+            secrets: [(
+                "sec".to_owned(),
+                Some(Arc::new(serde_json::from_value(secret).unwrap())),
+            )]
+            .into(),
             services: vec![Arc::new(serde_json::from_value(service).unwrap())],
         }
     }
@@ -256,7 +290,11 @@ mod tests {
     }
 
     fn pairs(environment: &Environment) -> Vec<(&str, &str)> {
-        environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+        environment
+            .variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect()
     }
 
     #[test]
@@ -318,8 +356,16 @@ mod tests {
     #[test]
     fn what_is_missing_is_told_in_the_words_people_search_for() {
         for (container, message, field) in [
-            (json!({"envFrom": [{"configMapRef": {"name": "x"}}]}), "configmap \"x\" not found", "envFrom[0]"),
-            (json!({"envFrom": [{"secretRef": {"name": "x"}}]}), "secret \"x\" not found", "envFrom[0]"),
+            (
+                json!({"envFrom": [{"configMapRef": {"name": "x"}}]}),
+                "configmap \"x\" not found",
+                "envFrom[0]",
+            ),
+            (
+                json!({"envFrom": [{"secretRef": {"name": "x"}}]}),
+                "secret \"x\" not found",
+                "envFrom[0]",
+            ),
             (
                 json!({"env": [{"name": "A"}, {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "k"}}}]}),
                 "configmap \"x\" not found",
@@ -345,13 +391,20 @@ mod tests {
                 "unsupported fieldPath: status.phase",
                 "env[0].valueFrom",
             ),
-            (json!({"env": [{"name": "B", "valueFrom": {}}]}), "B: valueFrom names no source", "env[0].valueFrom"),
+            (
+                json!({"env": [{"name": "B", "valueFrom": {}}]}),
+                "B: valueFrom names no source",
+                "env[0].valueFrom",
+            ),
         ] {
             let mut container = container;
             container["name"] = json!("app");
             let error = resolve(container).unwrap_err();
             assert_eq!((error.message().as_str(), error.field.as_str()), (message, field));
-            assert_eq!(error.to_string(), format!("pod shop/web, container app: {field}: {message}"));
+            assert_eq!(
+                error.to_string(),
+                format!("pod shop/web, container app: {field}: {message}")
+            );
         }
     }
 }

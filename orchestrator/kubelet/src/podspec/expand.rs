@@ -70,7 +70,10 @@ mod tests {
         ] {
             assert_eq!(expand(text, |name| vars.get(name).copied()).text, want, "{text}");
         }
-        assert_eq!(expand("$(X)$(A)$(Y)", |name| vars.get(name).copied()).missing, ["X", "Y"]);
+        assert_eq!(
+            expand("$(X)$(A)$(Y)", |name| vars.get(name).copied()).missing,
+            ["X", "Y"]
+        );
     }
 
     /// The rule again, character by character.

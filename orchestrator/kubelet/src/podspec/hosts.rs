@@ -21,11 +21,18 @@ pub fn hosts_file(pod: &Pod, pod_ips: &[IpAddr], hostname: &str, domain: &str) -
 
 /// For a pod on the node's network: the node's own file, and `hostAliases`.
 pub fn hosts_file_of_node(pod: &Pod, of_node: &str) -> String {
-    format!("# Kubernetes-managed hosts file (host network).\n{of_node}{}", aliases(pod))
+    format!(
+        "# Kubernetes-managed hosts file (host network).\n{of_node}{}",
+        aliases(pod)
+    )
 }
 
 fn aliases(pod: &Pod) -> String {
-    let all: Vec<_> = pod.spec.iter().flat_map(|it| it.host_aliases.iter().flatten()).collect();
+    let all: Vec<_> = pod
+        .spec
+        .iter()
+        .flat_map(|it| it.host_aliases.iter().flatten())
+        .collect();
     if all.is_empty() {
         return String::new();
     }
@@ -52,7 +59,12 @@ mod tests {
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.contains("\n10.1.0.5\tweb\nfd01::5\tweb\n\n# Entries added by HostAliases.\n"));
         assert!(text.ends_with("10.9.9.9\ta.example\tb.example\n::5\t\n"));
-        let text = hosts_file(&pod_of(json!({"containers": []})), &ips[..1], "web", "db.shop.svc.cluster.local");
+        let text = hosts_file(
+            &pod_of(json!({"containers": []})),
+            &ips[..1],
+            "web",
+            "db.shop.svc.cluster.local",
+        );
         assert!(text.ends_with("10.1.0.5\tweb.db.shop.svc.cluster.local\tweb\n"));
     }
 

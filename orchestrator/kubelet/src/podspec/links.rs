@@ -16,14 +16,19 @@ pub(super) fn variables<'a>(
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let master = name == "kubernetes" && service.metadata.namespace.as_deref() == Some("default");
         let address = service.spec.as_ref().and_then(|it| it.cluster_ip.as_deref());
-        let Some(address) = address.filter(|it| !it.is_empty() && *it != "None") else { continue };
+        let Some(address) = address.filter(|it| !it.is_empty() && *it != "None") else {
+            continue;
+        };
         if own && links {
             chosen.insert(name, (service, address));
         } else if master {
             chosen.entry(name).or_insert((service, address));
         }
     }
-    chosen.into_iter().flat_map(|(name, (service, address))| of_service(name, service, address)).collect()
+    chosen
+        .into_iter()
+        .flat_map(|(name, (service, address))| of_service(name, service, address))
+        .collect()
 }
 
 fn of_service(name: &str, service: &Service, address: &str) -> Vec<(String, String)> {
@@ -31,7 +36,11 @@ fn of_service(name: &str, service: &Service, address: &str) -> Vec<(String, Stri
     let ports: Vec<_> = service.spec.iter().flat_map(|it| it.ports.iter().flatten()).collect();
     let mut out = vec![(format!("{prefix}_SERVICE_HOST"), address.to_owned())];
     // The first port is the service's own.
-    out.extend(ports.first().map(|it| (format!("{prefix}_SERVICE_PORT"), it.port.to_string())));
+    out.extend(
+        ports
+            .first()
+            .map(|it| (format!("{prefix}_SERVICE_PORT"), it.port.to_string())),
+    );
     for port in &ports {
         if let Some(name) = port.name.as_deref().filter(|it| !it.is_empty()) {
             out.push((format!("{prefix}_SERVICE_PORT_{}", upper(name)), port.port.to_string()));
@@ -117,11 +126,17 @@ mod tests {
         ];
         let hosts = |namespace: &str, links: bool| {
             let all = variables(&all, namespace, links);
-            all.into_iter().filter(|it| it.0.ends_with("_SERVICE_HOST")).map(|it| it.0).collect::<Vec<_>>()
+            all.into_iter()
+                .filter(|it| it.0.ends_with("_SERVICE_HOST"))
+                .map(|it| it.0)
+                .collect::<Vec<_>>()
         };
         assert_eq!(hosts("shop", true), ["DB_SERVICE_HOST", "KUBERNETES_SERVICE_HOST"]);
         assert_eq!(hosts("shop", false), ["KUBERNETES_SERVICE_HOST"]);
-        assert_eq!(hosts("default", true), ["KUBERNETES_SERVICE_HOST", "PLAIN_SERVICE_HOST"]);
+        assert_eq!(
+            hosts("default", true),
+            ["KUBERNETES_SERVICE_HOST", "PLAIN_SERVICE_HOST"]
+        );
         let own = service("shop", "kubernetes", "10.96.0.3", ports);
         for order in [[&own, &all[0]], [&all[0], &own]] {
             let both = variables(order, "shop", true);

@@ -99,7 +99,12 @@ pub struct Invalid {
 impl Invalid {
     pub(crate) fn new(pod: &Pod, container: Option<&str>, field: impl Into<String>, cause: Cause) -> Self {
         let container = container.map(str::to_owned);
-        Self { pod: pod::full_name(pod), container, field: field.into(), cause }
+        Self {
+            pod: pod::full_name(pod),
+            container,
+            field: field.into(),
+            cause,
+        }
     }
 
     /// The cause alone, in the words of upstream.
@@ -109,7 +114,10 @@ impl Invalid {
 
     /// Whether the same pod may start later without being edited, once an object appears or can be read.
     pub fn may_pass(&self) -> bool {
-        !matches!(self.cause, Cause::Malformed(_) | Cause::Unsupported(_) | Cause::RunsAsRoot(_))
+        !matches!(
+            self.cause,
+            Cause::Malformed(_) | Cause::Unsupported(_) | Cause::RunsAsRoot(_)
+        )
     }
 }
 

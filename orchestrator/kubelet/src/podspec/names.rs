@@ -123,7 +123,13 @@ pub(super) fn container_annotations(pod: &Pod, container: &Container, attempt: u
     put(HASH, hash(container));
     put(RESTART_COUNT, attempt.to_string());
     put(MESSAGE_PATH, termination_message_path(container).to_owned());
-    put(MESSAGE_POLICY, container.termination_message_policy.clone().unwrap_or_else(|| "File".to_owned()));
+    put(
+        MESSAGE_POLICY,
+        container
+            .termination_message_policy
+            .clone()
+            .unwrap_or_else(|| "File".to_owned()),
+    );
     if let Some(grace) = pod.spec.as_ref().and_then(|it| it.termination_grace_period_seconds) {
         put(GRACE_PERIOD, grace.to_string());
     }
@@ -199,12 +205,18 @@ mod tests {
 
     #[test]
     fn containers_are_known_again_by_labels_and_annotations() {
-        let pod = pod_of(json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "app", "image": "web:1",
-            "terminationMessagePolicy": "FallbackToLogsOnError", "ports": [{"containerPort": 80}]}]}));
+        let pod = pod_of(
+            json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "app", "image": "web:1",
+            "terminationMessagePolicy": "FallbackToLogsOnError", "ports": [{"containerPort": 80}]}]}),
+        );
         let container = ContainerRef::named(&pod, "app").unwrap();
         let identity = Identity::from_labels(&container_labels(&pod, &container)).unwrap();
         assert_eq!(
-            (identity.pod_name.as_str(), identity.pod_namespace.as_str(), identity.container.as_deref()),
+            (
+                identity.pod_name.as_str(),
+                identity.pod_namespace.as_str(),
+                identity.container.as_deref()
+            ),
             ("web", "shop", Some("app"))
         );
         assert_eq!(identity.pod_uid, pod::uid(&pod));
@@ -229,7 +241,13 @@ mod tests {
     #[test]
     fn a_label_of_the_pod_cannot_make_it_another() {
         let mut pod = pod_of(json!({"containers": []}));
-        pod.metadata.labels = Some([(POD_UID.to_owned(), "other".to_owned()), ("app".to_owned(), "x".to_owned())].into());
+        pod.metadata.labels = Some(
+            [
+                (POD_UID.to_owned(), "other".to_owned()),
+                ("app".to_owned(), "x".to_owned()),
+            ]
+            .into(),
+        );
         let labels = sandbox_labels(&pod);
         assert_eq!(Identity::from_labels(&labels).unwrap().pod_uid, pod::uid(&pod));
         assert_eq!(labels.get("app").map(String::as_str), Some("x"));
@@ -244,7 +262,13 @@ mod tests {
         };
         let first = hash(&of("a", "b"));
         assert_eq!(first.len(), 16);
-        assert_eq!(first, hash(&Container { tty: Some(true), ..of("a", "b") }));
+        assert_eq!(
+            first,
+            hash(&Container {
+                tty: Some(true),
+                ..of("a", "b")
+            })
+        );
         assert_ne!(first, hash(&of("a", "c")));
         assert_ne!(hash(&of("ab", "c")), hash(&of("a", "bc")));
     }
@@ -261,7 +285,10 @@ mod tests {
 
     #[test]
     fn hostnames_are_labels_of_dns() {
-        let facts = Facts { cluster_domain: "cluster.local".into(), ..Facts::default() };
+        let facts = Facts {
+            cluster_domain: "cluster.local".into(),
+            ..Facts::default()
+        };
         let of = |spec: serde_json::Value| {
             let pod = pod_of(spec);
             (hostname(&pod, &facts), hostname_and_domain(&pod, &facts).1)
@@ -275,7 +302,10 @@ mod tests {
         full["hostname"] = json!("a".repeat(60));
         assert!(of(full).0.unwrap_err().message().contains("is too long"));
         assert_eq!(of(json!({"containers": [], "hostNetwork": true})).0, Ok(String::new()));
-        assert_eq!(of(json!({"containers": [], "hostnameOverride": "x.y", "subdomain": "s"})).0, Ok("x.y".into()));
+        assert_eq!(
+            of(json!({"containers": [], "hostnameOverride": "x.y", "subdomain": "s"})).0,
+            Ok("x.y".into())
+        );
         let mut pod = pod_of(json!({"containers": []}));
         pod.metadata.name = Some(format!("{}-.{}", "a".repeat(61), "b".repeat(40)));
         assert_eq!(hostname(&pod, &facts).unwrap(), "a".repeat(61));

@@ -3,10 +3,12 @@
 mod act;
 pub mod backoff;
 pub mod decide;
+pub(crate) mod dispatch;
 mod ending;
 pub mod observe;
 pub mod observed;
 pub mod plan;
+pub(crate) mod pleg;
 pub mod restart;
 mod run;
 
