@@ -25,7 +25,7 @@ const PARALLEL: usize = 4;
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 /// Brings images to the node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Images {
     runtime: Runtime,
     client: Client,

@@ -17,11 +17,15 @@ use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
-use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Marks a mirror, with the uid of its static pod.
@@ -76,7 +80,7 @@ pub async fn follow(
                 Some(fd) => match fd.readable_mut().await {
                     Ok(mut guard) => {
                         // What changed does not matter: all is read again.
-                        while guard.get_inner().read_events().is_ok() {}
+                        while guard.get_inner().0.read_events().is_ok() {}
                         guard.clear_ready();
                     }
                     Err(_) => std::future::pending().await,
@@ -93,14 +97,31 @@ pub async fn follow(
     }
 }
 
-fn watch(directory: &Path) -> Result<AsyncFd<Inotify>> {
+/// What [`AsyncFd`] needs to know of an [`Inotify`].
+struct Watched(Inotify);
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+fn watch(directory: &Path) -> Result<AsyncFd<Watched>> {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     let flags = AddWatchFlags::IN_CLOSE_WRITE
         | AddWatchFlags::IN_MOVED_TO
         | AddWatchFlags::IN_MOVED_FROM
         | AddWatchFlags::IN_DELETE;
     inotify.add_watch(directory, flags)?;
-    Ok(AsyncFd::new(inotify)?)
+    // SAFETY: `Watched` gives the descriptor that it owns, the same one each time, until it is dropped.
+    let registered = unsafe { AsyncFd::register_with_interest(Watched(inotify), Interest::READABLE) };
+    registered.map_err(|_| anyhow::anyhow!("changes of the directory cannot be waited for"))
 }
 
 /// All pods of a directory; a file that holds none is told in the log and hurts only itself.
@@ -147,7 +168,7 @@ pub fn parse(text: &str, node_name: &str) -> Result<Pod> {
         bail!("it must hold one object of kind Pod and apiVersion v1");
     }
     let registry = Registry::builtin();
-    let resource = registry.resources().find(|it| it.kind == "Pod" && it.group.is_empty());
+    let resource = registry.resources().find(|it| *it.kind == *"Pod" && it.group.is_empty());
     if let Some(resource) = resource {
         defaults::apply(resource, &mut value);
     }

@@ -63,8 +63,8 @@ pub fn compute(facts: Facts<'_>, now: Timestamp) -> PodStatus {
         start_time: previous.start_time.clone().or(Some(Time(now))),
         qos_class: Some(Qos::of(pod).to_string()),
         observed_generation: pod.metadata.generation,
-        reason: previous.reason.clone().filter(|_| phase::is_terminal(previous)),
-        message: previous.message.clone().filter(|_| phase::is_terminal(previous)),
+        reason: previous.reason.clone().filter(|_| is_terminal(previous)),
+        message: previous.message.clone().filter(|_| is_terminal(previous)),
         nominated_node_name: previous.nominated_node_name.clone(),
         resize: previous.resize.clone(),
         ..PodStatus::default()

@@ -301,10 +301,14 @@ pub(super) async fn delete(node: Arc<Node>, pod: Arc<Pod>) -> Done {
         ..DeleteParams::default()
     };
     match api.delete(pod::name(&pod), &parameters).await {
-        Ok(kube::Either::Left(left)) if left.metadata.finalizers.as_ref().is_some_and(|it| !it.is_empty()) => {
-            Done::Plain(Ok(()))
+        Ok(answer) => {
+            let left = answer.left().and_then(|it| it.metadata.finalizers);
+            if left.is_some_and(|it| !it.is_empty()) {
+                Done::Plain(Ok(()))
+            } else {
+                Done::Gone
+            }
         }
-        Ok(_) => Done::Gone,
         // 409: the name belongs to another object by now.
         Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => Done::Gone,
         Err(error) => Done::Plain(Err(Fault::new("", error.to_string()))),
