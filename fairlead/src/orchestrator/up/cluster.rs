@@ -1,6 +1,10 @@
 //! The parts that exist once in a cluster: API server, scheduler, controllers, and the objects that every cluster of ours has.
 
-use super::progress::Progress;
+use super::{
+    dns_endpoints,
+    parts::{self, Parts},
+    progress::Progress,
+};
 use crate::orchestrator::{apiserver::Server, flags::ClusterArgs};
 use anyhow::{Context as _, Result, bail};
 use fairlead_apiserver::{authn::User, core::ApiServer, inside::Inside};
@@ -10,7 +14,6 @@ use ipnet::IpNet;
 use kube::Client;
 use serde_json::{Value, json};
 use std::{fs, net::IpAddr, sync::Arc, time::Instant};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Offset of the cluster DNS's address in the range of ClusterIPs, as every distribution has it.
@@ -24,7 +27,7 @@ pub(crate) const DNS_PORT: u16 = 10053;
 pub(crate) struct Cluster {
     server: Server,
     stop: CancellationToken,
-    tasks: Vec<(&'static str, JoinHandle<Result<()>>)>,
+    tasks: Parts,
 }
 
 impl Cluster {
@@ -56,9 +59,12 @@ impl Cluster {
             })
         };
         let controllers = fairlead_controllers::run(config, clients, stop.child_token());
+        let itself = Client::new(api.itself(), "default");
+        let dns = dns_endpoints::run(itself, stop.child_token());
         let tasks = vec![
             ("scheduler", tokio::spawn(scheduler)),
             ("controllers", tokio::spawn(controllers)),
+            ("endpoints of the cluster DNS", tokio::spawn(dns)),
         ];
         progress.done("control plane", since, "scheduler, controllers");
         Ok(Self { server, stop, tasks })
@@ -74,19 +80,18 @@ impl Cluster {
         &self.server
     }
 
+    /// Waits until a part ends by itself, which none should.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        parts::ended(&mut self.tasks).await
+    }
+
     /// Ends controllers and scheduler, then the API server.
     ///
     /// # Errors
     /// The store cannot be closed.
     pub(crate) async fn stop(self) -> Result<()> {
         self.stop.cancel();
-        for (name, task) in self.tasks {
-            match task.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(error = format!("{error:#}"), "the {name} ended with an error"),
-                Err(error) => tracing::error!(%error, "the {name} panicked"),
-            }
-        }
+        parts::finish(self.tasks).await;
         self.server.stop().await
     }
 }
@@ -150,7 +155,7 @@ pub(crate) fn dns_addresses(ranges: &[IpNet]) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Makes the Service of the cluster DNS. Each node puts its own endpoint behind it.
+/// Makes the Service of the cluster DNS. Its endpoints are those of `dns_endpoints`.
 async fn add_dns(api: &Arc<ApiServer>, args: &ClusterArgs) -> Result<()> {
     let addresses = dns_addresses(&args.api.service_cluster_ip_range);
     let port =

@@ -1,10 +1,10 @@
 //! `fairlead down`: ends pods and everything that serves them; with `--all` also what lasts.
 
 use super::{
-    containerd::{self, CniPaths},
+    containerd,
     layout::Layout,
     lock::Lock,
-    node::bpffs,
+    node::{bpffs, network},
     progress::Progress,
 };
 use crate::{joints, orchestrator::flags::DownArgs};
@@ -55,9 +55,8 @@ pub(crate) fn main(args: &DownArgs) -> Result<()> {
             since,
         );
         let since = Instant::now();
-        let paths = CniPaths::of(&layout);
-        let network = fairlead_cni::uninstall(&super::node::cni_of(&layout, &paths)).await;
-        step("node network", network.map(|()| "removed".into()), since);
+        let uninstalled = fairlead_cni::uninstall(&network(&layout, ""));
+        step("node network", uninstalled.map(|()| "removed".into()), since);
         let since = Instant::now();
         let programs = joints::cleanup(&bpffs(&layout, None), None);
         step("service proxy", programs.map(|it| it.join(", ")), since);

@@ -9,6 +9,7 @@ mod join;
 mod layout;
 mod lock;
 mod node;
+mod parts;
 mod progress;
 mod token;
 
@@ -80,7 +81,7 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
             }
         }
     };
-    let (cluster, mut node) = tokio::select! {
+    let (mut cluster, mut node) = tokio::select! {
         started = starting => started?,
         () = end.asked() => return Ok(()),
     };
@@ -95,6 +96,7 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
     let result = tokio::select! {
         () = end.asked() => Ok(()),
         error = node.ended() => Err(error),
+        error = cluster.ended() => Err(error),
     };
     progress.line("\nStopping");
     node.stop().await;
@@ -112,15 +114,19 @@ pub(crate) fn server(args: &ServerArgs) -> Result<()> {
     block_on(async {
         let mut end = Ends::new()?;
         let progress = Progress::new();
-        let cluster = Cluster::start(&args.cluster, progress).await?;
+        let mut cluster = Cluster::start(&args.cluster, progress).await?;
         let token = token::make(cluster.server()).await?;
         progress.total("The control plane is ready");
         progress.line(format_args!(
             "\nOn each node:\n  fairlead agent --server {} --token {token}\n",
             cluster.server().url
         ));
-        end.asked().await;
-        cluster.stop().await
+        let result = tokio::select! {
+            () = end.asked() => Ok(()),
+            error = cluster.ended() => Err(error),
+        };
+        cluster.stop().await?;
+        result
     })
 }
 

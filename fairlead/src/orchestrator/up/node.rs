@@ -1,9 +1,10 @@
 //! The parts that every node has: container runtime, node network, kubelet, service proxy, DNS.
 
 use super::{
-    cluster::{DNS_PORT, dns_addresses},
+    cluster::dns_addresses,
     containerd::{self, CniPaths},
     layout::Layout,
+    parts::{self, Parts},
     progress::Progress,
 };
 use crate::{
@@ -14,11 +15,11 @@ use crate::{
     proxy,
 };
 use ::proxy::config::{Config as ProxyConfig, Host, Overrides};
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use fairlead_kubelet::ServingTls;
-use futures::FutureExt as _;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node as NodeObject;
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Node as NodeObject, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{Api, Client, runtime::wait};
 use nix::ifaddrs::getifaddrs;
 use std::{
@@ -27,7 +28,6 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Time until a node must be ready.
@@ -98,13 +98,9 @@ impl Settings {
     }
 
     fn cni(&self) -> fairlead_cni::Config {
-        let paths = CniPaths::of(&self.layout);
         fairlead_cni::Config {
-            run_dir: self.layout.run.join("cni"),
-            cni_bin_dir: paths.bin,
-            cni_conf_dir: paths.conf,
             cluster_cidrs: self.facts.pods.clone(),
-            ..fairlead_cni::Config::new(&self.name)
+            ..network(&self.layout, &self.name)
         }
     }
 
@@ -151,15 +147,16 @@ impl Settings {
             register: true,
         })
     }
+}
 
-    fn dns(&self) -> Result<fairlead_dns::Config> {
-        let corefile = match &self.args.corefile {
-            Some(file) => std::fs::read_to_string(file)
-                .with_context(|| format!("--corefile {} cannot be read", file.display()))?,
-            None => fairlead_dns::default_corefile(&self.facts.domain, &self.args.resolv_conf),
-        };
-        let listen = self.addresses.iter().map(|it| SocketAddr::new(*it, DNS_PORT)).collect();
-        Ok(fairlead_dns::Config::in_process(corefile, listen))
+/// The node network of a cluster on this machine, as far as it is the same for every node.
+pub(crate) fn network(layout: &Layout, node: &str) -> fairlead_cni::Config {
+    let paths = CniPaths::of(layout);
+    fairlead_cni::Config {
+        run_dir: layout.run.join("cni"),
+        cni_bin_dir: paths.bin,
+        cni_conf_dir: paths.conf,
+        ..fairlead_cni::Config::new(node)
     }
 }
 
@@ -215,7 +212,7 @@ pub(crate) struct Identity {
 /// The running parts.
 pub(crate) struct Node {
     stop: CancellationToken,
-    tasks: Vec<(&'static str, JoinHandle<Result<()>>)>,
+    tasks: Parts,
 }
 
 /// The container runtime of a node: ours, or the one that was named.
@@ -264,12 +261,11 @@ impl Node {
             ends.cancelled().await
         });
         tasks.push(("service proxy", tokio::spawn(serve)));
-        let dns = fairlead_dns::run(settings.dns()?, client.clone(), stop.child_token());
-        tasks.push(("cluster DNS", tokio::spawn(dns)));
         let mut node = Self { stop, tasks };
         let since = Instant::now();
+        let begun = Timestamp::now();
         let ready = tokio::select! {
-            ready = ready(client.clone(), &settings.name) => ready,
+            ready = ready(client.clone(), &settings.name, begun) => ready,
             ended = node.ended() => Err(ended),
         };
         if let Err(error) = ready {
@@ -282,36 +278,25 @@ impl Node {
 
     /// Waits until a part ends by itself, which none should.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
-        let tasks = self.tasks.iter_mut();
-        let ends = tasks.map(|(name, task)| async move { (*name, task.await) }.boxed());
-        let ((name, result), index, _) = futures::future::select_all(ends).await;
-        self.tasks.remove(index);
-        match result {
-            Ok(Ok(())) => anyhow!("the {name} ended"),
-            Ok(Err(error)) => error.context(format!("the {name} ended")),
-            Err(error) => anyhow!("the {name} panicked: {error}"),
-        }
+        parts::ended(&mut self.tasks).await
     }
 
     /// Ends them. Pods, links and programs stay.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        for (name, task) in self.tasks {
-            match task.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(error = format!("{error:#}"), "the {name} ended with an error"),
-                Err(error) => tracing::error!(%error, "the {name} panicked"),
-            }
-        }
+        parts::finish(self.tasks).await;
     }
 }
 
-async fn ready(client: Client, name: &str) -> Result<()> {
+/// Waits until a node that has spoken since `begun` says that it is ready: what an earlier run said does not count.
+async fn ready(client: Client, name: &str, begun: Timestamp) -> Result<()> {
     let nodes: Api<NodeObject> = Api::all(client);
     let is_ready = |node: Option<&NodeObject>| {
         let conditions = node.and_then(|it| it.status.as_ref()?.conditions.as_ref());
         let mut conditions = conditions.into_iter().flatten();
-        conditions.any(|it| it.type_ == "Ready" && it.status == "True")
+        // Times of conditions are in whole seconds.
+        let fresh = |at: Option<&Time>| at.is_some_and(|it| it.0.as_second() >= begun.as_second());
+        conditions.any(|it| it.type_ == "Ready" && it.status == "True" && fresh(it.last_heartbeat_time.as_ref()))
     };
     let waited = tokio::time::timeout(PATIENCE, wait::await_condition(nodes.clone(), name, is_ready)).await;
     match waited {

@@ -5,7 +5,7 @@ mod config;
 mod endpoints;
 mod podview;
 
-pub use config::Config;
+pub use config::{AddressPool, AuthorityPem, Config};
 
 use crate::frame::Constructor;
 
