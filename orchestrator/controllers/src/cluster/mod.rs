@@ -1,8 +1,12 @@
 //! Controllers that are about the cluster rather than about workloads.
 
 mod accounts;
+mod collect;
 mod config;
+mod discovery;
 mod endpoints;
+mod namespaces;
+mod nodes;
 mod podview;
 
 pub use config::Config;
@@ -18,5 +22,10 @@ pub fn all() -> Vec<Constructor> {
         endpoints::mirroring::controller,
         accounts::service_account,
         accounts::root_ca,
+        namespaces::controller,
+        collect::collector::controller,
+        nodes::lifecycle::controller,
+        nodes::evictions::controller,
+        nodes::cidrs::controller,
     ]
 }
