@@ -163,7 +163,7 @@ async fn a_taint_by_hand_and_a_node_that_is_cut_off() {
     pod(
         &world,
         "soon",
-        json!([{ "key": "maintenance", "operator": "Exists", "tolerationSeconds": 20 }]),
+        json!([{ "key": "maintenance", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20 }]),
     )
     .await;
     pod(&world, "now", json!([])).await;

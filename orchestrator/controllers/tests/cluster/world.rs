@@ -170,14 +170,14 @@ where
 {
     let mut all = BTreeMap::new();
     let follow = async {
-        let mut listed = BTreeMap::new();
+        let (mut listed, mut synced) = (BTreeMap::new(), false);
         let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
         let name = |it: &K| it.meta().name.clone().unwrap_or_default();
         while let Some(event) = events.next().await {
             match event {
-                Ok(watcher::Event::Init) => listed = BTreeMap::new(),
+                Ok(watcher::Event::Init) => (listed, synced) = (BTreeMap::new(), false),
                 Ok(watcher::Event::InitApply(it)) => drop(listed.insert(name(&it), it)),
-                Ok(watcher::Event::InitDone) => all = std::mem::take(&mut listed),
+                Ok(watcher::Event::InitDone) => (all, synced) = (std::mem::take(&mut listed), true),
                 Ok(watcher::Event::Apply(it)) => drop(all.insert(name(&it), it)),
                 Ok(watcher::Event::Delete(it)) => drop(all.remove(&name(&it))),
                 Err(error) => {
@@ -185,7 +185,7 @@ where
                     continue;
                 }
             }
-            if listed.is_empty() && done(&all) {
+            if synced && done(&all) {
                 return;
             }
         }

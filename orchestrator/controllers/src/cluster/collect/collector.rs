@@ -263,10 +263,7 @@ impl Collector {
 
     /// Tells an object's author that a reference cannot mean what it says.
     async fn report(&self, misplaced: &Misplaced) {
-        let Some(node) = self.monitor.graph().get(&misplaced.dependent).cloned() else {
-            return;
-        };
-        let identity = node.identity;
+        let identity = &misplaced.identity;
         let namespace = if identity.namespace.is_empty() {
             "default"
         } else {
@@ -279,7 +276,7 @@ impl Collector {
             owner.api_version, owner.kind, owner.name, owner.uid, &*identity.namespace
         );
         tracing::warn!(
-            object = words(&identity),
+            object = words(identity),
             message,
             "an owner in another namespace is no owner"
         );

@@ -87,8 +87,10 @@ pub(crate) enum Work {
 /// A dependent that names an owner in another namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Misplaced {
-    /// The dependent.
+    /// The dependent's uid.
     pub(crate) dependent: Uid,
+    /// The dependent, which may be gone by the time this is reported.
+    pub(crate) identity: Identity,
     /// What it says about its owner.
     pub(crate) reference: OwnerReference,
 }
@@ -152,6 +154,7 @@ impl Graph {
                     work.push(Work::Judge(Arc::clone(uid)));
                     misplaced.push(Misplaced {
                         dependent: Arc::clone(uid),
+                        identity: node.identity.clone(),
                         reference: reference.clone(),
                     });
                 }
