@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod cri;
+pub mod objects;
 pub mod pod;
 pub mod podspec;
 pub mod table;
