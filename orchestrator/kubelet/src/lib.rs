@@ -6,6 +6,7 @@ pub mod objects;
 pub mod pod;
 pub mod podspec;
 pub mod table;
+pub mod volumes;
 
 use k8s_openapi::api::core::v1::Taint;
 use std::{
