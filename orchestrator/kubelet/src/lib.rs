@@ -7,12 +7,14 @@ pub mod hooks;
 pub mod images;
 pub mod logs;
 pub mod node;
+pub mod objects;
 pub mod pod;
 pub mod podspec;
 pub mod probes;
 pub mod status;
 pub mod table;
 pub mod worker;
+pub mod volumes;
 
 use crate::{cri::Runtime, events::Recorder, node::Node, probes::Prober, table::PodTable};
 use anyhow::{Context as _, Result};
