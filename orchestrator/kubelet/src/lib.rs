@@ -4,6 +4,7 @@ pub mod cri;
 pub mod hooks;
 pub mod logs;
 pub mod probes;
+pub mod server;
 pub mod table;
 
 use k8s_openapi::api::core::v1::Taint;
