@@ -12,6 +12,7 @@ pub mod pod;
 pub mod podspec;
 pub mod probes;
 pub mod status;
+pub mod server;
 pub mod table;
 pub mod worker;
 pub mod volumes;
