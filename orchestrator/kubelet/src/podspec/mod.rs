@@ -31,6 +31,7 @@ pub use expand::{Expansion, expand};
 pub use hosts::{hosts_file, hosts_file_of_node};
 pub use sandbox::{forbidden_sysctls, sandbox};
 pub use security::ImageUser;
+pub(crate) use security::{common_user, fs_group};
 
 use crate::pod;
 use k8s_openapi::api::core::v1::Pod;
