@@ -71,9 +71,11 @@ cargo xtask demo -- --help       the demo's own options"
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
     },
-    /// Start what there is: today the demo; a whole cluster once the orchestrator exists
+    /// Run a whole cluster on this machine: builds the agent and a test image, then `fairlead up`
+    #[command(after_help = "cargo xtask up -- --help       the cluster's own options
+cargo xtask demo               the service proxy alone, between network namespaces")]
     Up {
-        /// For the demo
+        /// For `fairlead up`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
     },
@@ -127,13 +129,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test { no_kernel, arguments } => tests::run(&workspace, &Progress::stdout(), no_kernel, &arguments),
         Command::Demo { arguments } => programs::exec(&workspace, &Progress::stderr(), "demo", &arguments),
-        Command::Up { arguments } => {
-            let progress = Progress::stderr();
-            progress.say(
-                "a whole cluster needs the orchestrator, which does not exist yet: this is the service proxy's demo",
-            );
-            programs::exec(&workspace, &progress, "demo", &arguments)
-        }
+        Command::Up { arguments } => programs::up(&workspace, &Progress::stderr(), &arguments),
         Command::Image { which, output } => {
             image::run(&workspace, &Progress::stdout(), &which, output).map(|()| ExitCode::SUCCESS)
         }

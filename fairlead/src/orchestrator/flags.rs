@@ -137,6 +137,11 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "SOCKET", help_heading = "Node")]
     pub(crate) container_runtime_endpoint: Option<PathBuf>,
 
+    /// Archives of images to import at the start, besides those in the folder images of the data directory: OCI layouts in
+    /// tar, or what `docker save` writes.
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', help_heading = "Node")]
+    pub(crate) image: Vec<PathBuf>,
+
     /// Cgroup below which pods' cgroups are made, in every hierarchy [default: / for the default --data-dir].
     #[arg(long, value_name = "CGROUP", help_heading = "Node")]
     pub(crate) pod_cgroup_root: Option<String>,

@@ -272,46 +272,54 @@ fn tail(path: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
-/// Imports the pause image, and the archives of the data directory that were not imported before. Returns their number.
+/// Imports the pause image, the archives of the data directory's folder `images`, and `more`; what was imported before and
+/// is unchanged is left alone. Returns the names of the images in these archives, and how many archives were imported now.
 ///
 /// # Errors
 /// An archive that containerd refuses: which and why.
-pub(crate) async fn import(layout: &Layout, socket: &Path) -> Result<usize> {
+pub(crate) async fn import(layout: &Layout, socket: &Path, more: &[PathBuf]) -> Result<(Vec<String>, usize)> {
     let marks = layout.data.join("imported");
     fs::create_dir_all(&marks).with_context(|| format!("{} cannot be made", marks.display()))?;
     let pause = layout.run.join("pause.tar");
-    let known = ctr(
-        socket,
-        &[
-            "images",
-            "list",
-            "--quiet",
-            &format!("name=={}", fairlead_images::PAUSE_IMAGE),
-        ],
-    )
-    .await?;
+    let known = format!("name=={}", fairlead_images::PAUSE_IMAGE);
+    let known = ctr(socket, &["images", "list", "--quiet", &known]).await?;
     if known.trim().is_empty() {
         let file = fs::File::create(&pause).with_context(|| format!("{} cannot be written", pause.display()))?;
         fairlead_images::pause()?.write(file)?;
         import_archive(socket, &pause).await.context("the pause image")?;
         fs::remove_file(&pause)?;
     }
-    let mut imported = 0;
     let images = layout.images();
     let entries = fs::read_dir(&images).with_context(|| format!("{} cannot be read", images.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        let meta = entry.metadata()?;
-        // A file that was changed is imported again, also where a copy kept its time.
-        let mark = format!("{}-{}-{}.{}", meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ino());
-        let mark = marks.join(format!("{}@{mark}", entry.file_name().to_string_lossy()));
-        if meta.is_file() && !mark.exists() {
-            import_archive(socket, &entry.path()).await?;
-            fs::write(&mark, "")?;
-            imported += 1;
+    let mut archives = entries.map(|it| it.map(|it| it.path())).collect::<std::io::Result<Vec<_>>>()?;
+    archives.sort();
+    archives.extend(more.iter().cloned());
+    let (mut names, mut imported) = (Vec::new(), 0);
+    for archive in archives {
+        let shown = archive.display();
+        let meta = fs::metadata(&archive).with_context(|| format!("the image archive {shown} cannot be read"))?;
+        if !meta.is_file() {
+            continue;
         }
+        // A file that was changed is imported again, also where a copy kept its time.
+        let name = archive.file_name().unwrap_or_default().to_string_lossy();
+        let mark = format!("{name}@{}-{}-{}.{}", meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ino());
+        let mark = marks.join(mark);
+        let found = match fs::read_to_string(&mark) {
+            Ok(found) => found,
+            Err(_) => {
+                let said = import_archive(socket, &archive).await?;
+                // `unpacking NAME (DIGEST)...done`
+                let found = said.lines().filter_map(|line| line.strip_prefix("unpacking ")?.split(' ').next());
+                let found = found.collect::<Vec<_>>().join("\n");
+                fs::write(&mark, &found).with_context(|| format!("{} cannot be written", mark.display()))?;
+                imported += 1;
+                found
+            }
+        };
+        names.extend(found.lines().map(str::to_owned));
     }
-    Ok(imported)
+    Ok((names, imported))
 }
 
 /// Imports one archive: OCI layout or `docker save`, also compressed.

@@ -64,8 +64,8 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
             node::runtime(settings, progress),
             Cluster::start(&args.cluster, progress)
         );
-        let (cluster, runtime) = match (cluster, runtime) {
-            (Ok(cluster), Ok(runtime)) => (cluster, runtime),
+        let (cluster, containers) = match (cluster, runtime) {
+            (Ok(cluster), Ok(containers)) => (cluster, containers),
             (Ok(cluster), Err(error)) => {
                 cluster.stop().await?;
                 return Err(error);
@@ -73,24 +73,26 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
             (Err(error), _) => return Err(error),
         };
         let identity = identity(&cluster, settings)?;
-        match Node::start(settings, identity, runtime, progress).await {
-            Ok(node) => Ok((cluster, node)),
+        match Node::start(settings, identity, &containers, progress).await {
+            Ok(node) => Ok((cluster, node, containers.images)),
             Err(error) => {
                 cluster.stop().await?;
                 Err(error)
             }
         }
     };
-    let (mut cluster, mut node) = tokio::select! {
+    let (mut cluster, mut node, images) = tokio::select! {
         started = starting => started?,
         () = end.asked() => return Ok(()),
     };
     progress.total("The cluster is ready");
     let kubeconfig = settings.layout.kubeconfig();
+    let image = images.first().map_or("IMAGE", String::as_str);
     progress.line(format_args!(
-        "\nTry:\n  export KUBECONFIG={}\n  kubectl get nodes,pods,services -A\n  kubectl create deployment hello --image=IMAGE \
-         --replicas=2\n  kubectl expose deployment hello --port=80\n\nCtrl-C stops the control of the cluster; pods keep \
-         running and are found again.\n`fairlead down` ends them, `fairlead down --all` removes everything.",
+        "\nTry:\n  export KUBECONFIG={}\n  kubectl create deployment hello --image={image} --replicas=2\n  kubectl expose \
+         deployment hello --port=80 --target-port=8080\n  kubectl get nodes,pods,services -o wide\n\nCtrl-C stops the \
+         control of the cluster; pods keep running and are found again by the next start.\n`fairlead down` ends them, \
+         `fairlead down --all` removes everything.",
         kubeconfig.display()
     ));
     let result = tokio::select! {

@@ -1,7 +1,7 @@
 //! The parts that every node has: container runtime, node network, kubelet, service proxy, DNS.
 
 use super::{
-    cluster::dns_addresses,
+    cluster::{DNS_PORT, dns_addresses},
     containerd::{self, CniPaths},
     layout::Layout,
     parts::{self, Parts},
@@ -147,6 +147,16 @@ impl Settings {
             register: true,
         })
     }
+
+    fn dns(&self) -> Result<fairlead_dns::Config> {
+        let corefile = match &self.args.corefile {
+            Some(file) => std::fs::read_to_string(file)
+                .with_context(|| format!("--corefile {} cannot be read", file.display()))?,
+            None => fairlead_dns::default_corefile(&self.facts.domain, &self.args.resolv_conf),
+        };
+        let listen = self.addresses.iter().map(|it| SocketAddr::new(*it, DNS_PORT)).collect();
+        Ok(fairlead_dns::Config::in_process(corefile, listen))
+    }
 }
 
 /// The node network of a cluster on this machine, as far as it is the same for every node.
@@ -215,13 +225,20 @@ pub(crate) struct Node {
     tasks: Parts,
 }
 
+/// The container runtime of a node, and the images that came with it.
+pub(crate) struct Containers {
+    socket: PathBuf,
+    /// Names of images from archives.
+    pub(crate) images: Vec<String>,
+}
+
 /// The container runtime of a node: ours, or the one that was named.
 ///
 /// # Errors
-/// It does not come up.
-pub(crate) async fn runtime(settings: &Settings, progress: Progress) -> Result<PathBuf> {
+/// It does not come up, or refuses an image.
+pub(crate) async fn runtime(settings: &Settings, progress: Progress) -> Result<Containers> {
     let since = Instant::now();
-    let (runtime, detail) = match &settings.args.container_runtime_endpoint {
+    let (socket, detail) = match &settings.args.container_runtime_endpoint {
         Some(socket) => (socket.clone(), socket.display().to_string()),
         None => {
             let runtime = containerd::start(&settings.layout, fairlead_images::PAUSE_IMAGE).await?;
@@ -230,11 +247,11 @@ pub(crate) async fn runtime(settings: &Settings, progress: Progress) -> Result<P
     };
     progress.done("container runtime", since, detail);
     let since = Instant::now();
-    let imported = containerd::import(&settings.layout, &runtime).await?;
+    let (images, imported) = containerd::import(&settings.layout, &socket, &settings.args.image).await?;
     if imported > 0 {
         progress.done("images", since, format_args!("{imported} archives imported"));
     }
-    Ok(runtime)
+    Ok(Containers { socket, images })
 }
 
 impl Node {
@@ -245,7 +262,7 @@ impl Node {
     pub(crate) async fn start(
         settings: &Settings,
         identity: Identity,
-        runtime: PathBuf,
+        containers: &Containers,
         progress: Progress,
     ) -> Result<Self> {
         let stop = CancellationToken::new();
@@ -253,7 +270,7 @@ impl Node {
         let client = &identity.client;
         let network = fairlead_cni::run(settings.cni(), client.clone(), stop.child_token());
         tasks.push(("node network", tokio::spawn(network)));
-        let kubelet = settings.kubelet(runtime, identity.tls)?;
+        let kubelet = settings.kubelet(containers.socket.clone(), identity.tls)?;
         let kubelet = fairlead_kubelet::run(kubelet, client.clone(), stop.child_token());
         tasks.push(("kubelet", tokio::spawn(kubelet)));
         let ends = stop.child_token();
@@ -261,6 +278,8 @@ impl Node {
             ends.cancelled().await
         });
         tasks.push(("service proxy", tokio::spawn(serve)));
+        let dns = fairlead_dns::run(settings.dns()?, client.clone(), stop.child_token());
+        tasks.push(("cluster DNS", tokio::spawn(dns)));
         let mut node = Self { stop, tasks };
         let since = Instant::now();
         let begun = Timestamp::now();
