@@ -292,6 +292,7 @@ pub struct Reply<'b> {
     counts: [u16; 3],
     flags: u16,
     extended: u8,
+    minimal: bool,
 }
 
 impl<'b> Reply<'b> {
@@ -310,7 +311,13 @@ impl<'b> Reply<'b> {
             counts: [0; 3],
             flags: flag::QR | kept | flags,
             extended: 0,
+            minimal: false,
         }
+    }
+
+    /// From here on, nothing but the answer is written where there is one.
+    pub fn leave_out_the_rest(&mut self) {
+        self.minimal = true;
     }
 
     /// Sets the response code.
@@ -328,7 +335,8 @@ impl<'b> Reply<'b> {
         ttl: u32,
         data: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
-        if self.truncated() && section != Section::Answer {
+        let unwanted = self.truncated() || self.minimal && self.counts[0] > 0;
+        if unwanted && section != Section::Answer {
             return false;
         }
         let start = self.out.len();
