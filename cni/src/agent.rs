@@ -52,7 +52,7 @@ const HANDOVER: Duration = Duration::from_secs(30);
 pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<()> {
     let lock = lock(&config.run_dir, &stop).await?;
     let Some(lock) = lock else { return Ok(()) };
-    let agent = Agent::start(config, lock)?;
+    let mut agent = Agent::start(config, lock)?;
     agent.follow(client, &stop).await;
     // Threads end here; requests that run are ended first.
     tokio::task::spawn_blocking(move || drop(agent))
@@ -67,6 +67,8 @@ struct Agent {
     _server: Server,
     host: Host,
     node: Arc<Attachments>,
+    /// The newest wish: nothing is served before it came true once.
+    wish: u64,
 }
 
 /// Makes the run directory and takes the journal's lock; `None` if `stop` came before.
@@ -118,12 +120,13 @@ impl Agent {
         }
         let host = Host::start(Arc::clone(&node), mark, table(&config)).context(needs)?;
         install(&config.cni_bin_dir)?;
-        let agent = Self {
+        let mut agent = Self {
             _server: Server::start(dir, Arc::clone(&node))
                 .with_context(|| format!("cannot listen in {}", dir.display()))?,
             host,
             node,
             config,
+            wish: 0,
         };
         // Known from an earlier run: pods start also while the API server is away.
         let known = if agent.config.pod_cidrs.is_empty() {
@@ -136,7 +139,7 @@ impl Agent {
     }
 
     /// Takes over this node's pod networks, and what is known of the others.
-    fn take_over(&self, own: &[IpNet], nodes: Option<&BTreeMap<String, Peer>>) -> BTreeMap<String, Vec<String>> {
+    fn take_over(&mut self, own: &[IpNet], nodes: Option<&BTreeMap<String, Peer>>) -> BTreeMap<String, Vec<String>> {
         let config = &self.config;
         if !own.is_empty() {
             self.node.store().set_cidrs(own);
@@ -149,7 +152,7 @@ impl Agent {
             let others = routes.iter().flatten().map(|towards: &peers::Towards| towards.to);
             inside.extend(others);
         }
-        self.host.want(Wanted {
+        self.wish = self.host.want(Wanted {
             own: own.to_vec(),
             peers: routes,
             inside,
@@ -160,7 +163,7 @@ impl Agent {
     }
 
     /// Follows Nodes and the host until `stop`.
-    async fn follow(&self, client: Client, stop: &CancellationToken) {
+    async fn follow(&mut self, client: Client, stop: &CancellationToken) {
         let reporter = Reporter {
             controller: "fairlead-cni".into(),
             instance: Some(self.config.node_name.clone()),
@@ -178,6 +181,7 @@ impl Agent {
         let mut synced = false;
         let mut faults = BTreeMap::new();
         let mut ready = false;
+        let mut broken = false;
         loop {
             let changed = tokio::select! {
                 biased;
@@ -194,6 +198,7 @@ impl Agent {
                     Some(Ok(watcher::Event::InitDone)) => {
                         told.nodes = std::mem::take(&mut listed);
                         synced = true;
+                        broken = false;
                         true
                     }
                     Some(Ok(watcher::Event::Apply(node))) => {
@@ -202,7 +207,10 @@ impl Agent {
                     }
                     Some(Ok(watcher::Event::Delete(node))) => told.nodes.remove(&node.name_any()).is_some(),
                     Some(Err(error)) => {
-                        tracing::warn!(%error, "nodes cannot be watched; routes stay as they are until they can");
+                        if !broken {
+                            tracing::warn!(%error, "nodes cannot be watched; routes stay as they are until they can");
+                        }
+                        broken = true;
                         false
                     }
                     // Watches do not end.
@@ -230,8 +238,8 @@ impl Agent {
                 }
             }
             let report = reports.borrow_and_update().clone();
-            // The first round has set the MTU.
-            if report.rounds > 0 {
+            // Forwarding, masquerading and the MTU are there before the first pod.
+            if self.wish > 0 && report.wish >= self.wish {
                 ready = self.make_ready(ready);
             }
             told.tell(&report, &faults).await;

@@ -179,6 +179,8 @@ impl Node {
         }
         let settings = self.settings().clone();
         let sets = sets(ranges, &settings.cidrs)?;
+        let mtu = mtu.unwrap_or(settings.mtu);
+        check_mtu(mtu, &sets)?;
         let held = self.store.hold(key, network, pod.as_deref(), &sets, (self.clock)());
         let (ips, ticket) = held.map_err(|exhausted| {
             Failure::new(
@@ -196,8 +198,6 @@ impl Node {
         self.reached(Step::Reserved, &mut undo)?;
 
         let (host_mac, pod_mac) = link::macs(key);
-        let mtu = mtu.unwrap_or(settings.mtu);
-        check_mtu(mtu, &ips)?;
         let pair = Pair {
             host_if: &host_if,
             pod_if: &key.ifname,
@@ -513,12 +513,9 @@ fn sets(configured: &[Vec<Range>], cidrs: &[IpNet]) -> Result<Vec<Vec<Range>>, F
     Ok(families.into_iter().filter(|set| !set.is_empty()).collect())
 }
 
-fn check_mtu(mtu: u32, ips: &[IpAddr]) -> Result<(), Failure> {
-    let smallest = if ips.iter().any(IpAddr::is_ipv6) {
-        SMALLEST_MTU_V6
-    } else {
-        SMALLEST_MTU_V4
-    };
+fn check_mtu(mtu: u32, sets: &[Vec<Range>]) -> Result<(), Failure> {
+    let v6 = sets.iter().flatten().any(|range| range.first.is_ipv6());
+    let smallest = if v6 { SMALLEST_MTU_V6 } else { SMALLEST_MTU_V4 };
     if (smallest..=65_535).contains(&mtu) {
         return Ok(());
     }

@@ -69,13 +69,13 @@ pub(crate) struct Report {
     pub(crate) trouble: Vec<String>,
     /// How often something was changed.
     pub(crate) changes: u64,
-    /// How often the host was looked at.
-    pub(crate) rounds: u64,
+    /// Which wish this is about: what [`Host::want`] gave.
+    pub(crate) wish: u64,
 }
 
 /// The thread that keeps the host so.
 pub(crate) struct Host {
-    wanted: Arc<Mutex<Wanted>>,
+    wanted: Arc<Mutex<(u64, Wanted)>>,
     wake: UnixStream,
     reports: watch::Receiver<Report>,
     thread: Option<JoinHandle<()>>,
@@ -89,7 +89,7 @@ impl Host {
     pub(crate) fn start(node: Arc<Node>, mark: u32, table: String) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
-        let wanted = Arc::new(Mutex::new(Wanted::default()));
+        let wanted = Arc::new(Mutex::new((0, Wanted::default())));
         let (sender, reports) = watch::channel(Report::default());
         let follow = Follower {
             route: listen(
@@ -122,15 +122,15 @@ impl Host {
         })
     }
 
-    /// Changes what is wanted.
-    pub(crate) fn want(&self, wanted: Wanted) {
+    /// Changes what is wanted; the number that reports about it carry.
+    pub(crate) fn want(&self, wanted: Wanted) -> u64 {
         let mut held = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        if *held != wanted {
-            *held = wanted;
-            drop(held);
+        if held.0 == 0 || held.1 != wanted {
+            *held = (held.0 + 1, wanted);
             // A full pipe wakes as well.
             let _ = (&self.wake).write(&[1]);
         }
+        held.0
     }
 
     /// What came of it, newest.
@@ -169,7 +169,7 @@ struct Follower {
     node: Arc<Node>,
     mark: u32,
     table: String,
-    wanted: Arc<Mutex<Wanted>>,
+    wanted: Arc<Mutex<(u64, Wanted)>>,
     sender: watch::Sender<Report>,
 }
 
@@ -177,7 +177,15 @@ impl Follower {
     fn run(mut self) {
         let mut report = Report::default();
         loop {
-            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let (wish, wanted) = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            report.wish = wish;
+            if wish == 0 {
+                // Nothing is known yet, and what an earlier agent made may be right.
+                match self.wait(AUDIT_MS) {
+                    true => continue,
+                    false => return,
+                }
+            }
             let before = report.trouble.clone();
             self.round(&wanted, &mut report);
             if report.trouble != before {
@@ -253,7 +261,6 @@ impl Follower {
     /// Looks at everything once and mends it.
     fn round(&mut self, wanted: &Wanted, report: &mut Report) {
         report.trouble.clear();
-        report.rounds += 1;
         let before = report.changes;
         match self.node.collect(&mut self.netlink) {
             Ok(collected) if collected.freed + collected.removed > 0 => {

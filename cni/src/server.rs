@@ -137,9 +137,13 @@ fn serve(mut stream: UnixStream, node: &Node, many: bool) -> io::Result<()> {
         )),
         Ok(request) => {
             let what = format!("{request:?}");
+            let status = matches!(request, Request::Status { .. });
             let answer = node.answer(request, netns);
-            if let Answer::Failed(failure) = &answer {
-                tracing::warn!(request = what, %failure, "refused");
+            match &answer {
+                // Kubelets ask every few seconds, and tell of it themselves.
+                Answer::Failed(failure) if status => tracing::debug!(%failure, "not ready"),
+                Answer::Failed(failure) => tracing::warn!(request = what, %failure, "refused"),
+                _ => {}
             }
             answer
         }
