@@ -2,18 +2,31 @@
 
 pub mod cgroups;
 pub mod cri;
+pub mod events;
+pub mod hooks;
+pub mod images;
+pub mod logs;
+pub mod node;
 pub mod objects;
 pub mod pod;
 pub mod podspec;
+pub mod probes;
+pub mod status;
 pub mod table;
+pub mod worker;
 pub mod volumes;
 
+use crate::{cri::Runtime, events::Recorder, node::Node, probes::Prober, table::PodTable};
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Taint;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// What a kubelet must know of its node.
 #[derive(Clone, Debug)]
@@ -67,4 +80,43 @@ impl std::fmt::Debug for ServingTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ServingTls")
     }
+}
+
+/// How many results of probes may wait for the workers.
+const OUTCOMES: usize = 1024;
+
+/// Runs the pods of this node until `stop`; what runs then is left alone, and is adopted by the next start.
+///
+/// # Errors
+/// Directories that cannot be made, an endpoint that is no path of a socket.
+pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) -> Result<()> {
+    for directory in [&config.root_dir, &config.log_dir] {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("{}: the directory cannot be made", directory.display()))?;
+    }
+    let runtime = Runtime::new(&config.runtime_endpoint)?;
+    // What runs as part of this ends with it, also when this is dropped.
+    let stop = stop.child_token();
+    let _ends = stop.clone().drop_guard();
+    let events = Recorder::new(client.clone(), &config.node_name, stop.clone());
+    let (outcome_sender, outcomes) = mpsc::channel(OUTCOMES);
+    let prober = Prober::new(runtime.clone(), outcome_sender);
+    let table = Arc::new(PodTable::default());
+    let node = Arc::new(Node::new(config, client, runtime, events, prober, table));
+    let (changed_sender, changed) = mpsc::unbounded_channel();
+    let (manifest_sender, manifests) = mpsc::unbounded_channel();
+    tokio::spawn(worker::pleg::run(node.runtime.clone(), changed_sender, stop.clone()));
+    tokio::spawn(node::keep_status(Arc::clone(&node), stop.clone()));
+    tokio::spawn(node::keep_lease(Arc::clone(&node), stop.clone()));
+    if let Some(directory) = node.config.static_pod_dir.clone() {
+        let name = node.config.node_name.clone();
+        tokio::spawn(node::static_pods::follow(directory, name, manifest_sender, stop.clone()));
+    }
+    let inputs = worker::dispatch::Inputs {
+        changed,
+        outcomes,
+        manifests,
+    };
+    worker::dispatch::run(node, inputs, stop).await;
+    Ok(())
 }
