@@ -110,7 +110,11 @@ impl Recorder {
             time: Timestamp::now(),
         };
         if self.queue.try_send(told).is_err() {
-            tracing::warn!(reason, message, "an event was dropped: too many wait for the API server");
+            tracing::warn!(
+                reason,
+                message,
+                "an event was dropped: too many wait for the API server"
+            );
         }
     }
 }

@@ -4,5 +4,5 @@ mod client;
 mod containerd;
 pub mod v1;
 
-pub use containerd::Envelope;
 pub use client::{Runtime, RuntimeError};
+pub use containerd::Envelope;

@@ -35,7 +35,9 @@ pub fn find(secrets: &[Secret], image: &Reference) -> (Vec<AuthConfig>, Vec<Stri
         match entries(secret) {
             Ok(entries) => {
                 for (place, entry) in entries {
-                    let Some(exactness) = matches(&place, image) else { continue };
+                    let Some(exactness) = matches(&place, image) else {
+                        continue;
+                    };
                     match auth(&place, entry) {
                         Some(auth) => found.push((exactness, auth)),
                         None => faults.push(format!("Secret {name}: {place}: auth is no base64 of user:password")),
@@ -123,7 +125,9 @@ fn glob_matches(glob: &str, text: &str) -> bool {
     match glob.split_once('*') {
         None => glob == text,
         Some((before, after)) => {
-            let Some(rest) = text.strip_prefix(before) else { return false };
+            let Some(rest) = text.strip_prefix(before) else {
+                return false;
+            };
             (0..=rest.len())
                 .filter(|at| rest.is_char_boundary(*at))
                 .any(|at| glob_matches(after, &rest[at..]))
@@ -162,10 +166,19 @@ mod tests {
 
     #[test]
     fn places_fit_by_registry_and_path_the_most_exact_first() {
-        assert_eq!(users(&["r.io", "r.io/team", "r.io/other"], "r.io/team/app"), ["r.io/team", "r.io"]);
+        assert_eq!(
+            users(&["r.io", "r.io/team", "r.io/other"], "r.io/team/app"),
+            ["r.io/team", "r.io"]
+        );
         assert_eq!(users(&["*.r.io", "r.io"], "a.r.io/app"), ["*.r.io"]);
-        assert_eq!(users(&["127.0.0.1:5000", "127.0.0.1"], "127.0.0.1:5000/a"), ["127.0.0.1:5000"]);
-        assert_eq!(users(&["https://index.docker.io/v1/"], "busybox"), ["https://index.docker.io/v1/"]);
+        assert_eq!(
+            users(&["127.0.0.1:5000", "127.0.0.1"], "127.0.0.1:5000/a"),
+            ["127.0.0.1:5000"]
+        );
+        assert_eq!(
+            users(&["https://index.docker.io/v1/"], "busybox"),
+            ["https://index.docker.io/v1/"]
+        );
         assert_eq!(users(&["r.io/team"], "r.io/teammate/app"), Vec::<String>::new());
     }
 

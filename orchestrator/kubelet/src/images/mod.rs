@@ -46,13 +46,7 @@ impl Images {
 
     /// Makes sure that the image of a container is here, as its pull policy says. Never fails: what went wrong is in
     /// the answer. `before`: the answer of the attempt before this one, if it failed.
-    pub async fn ensure(
-        &self,
-        pod: &Pod,
-        it: &ContainerRef,
-        spec: &Container,
-        before: Option<Backoff>,
-    ) -> plan::Image {
+    pub async fn ensure(&self, pod: &Pod, it: &ContainerRef, spec: &Container, before: Option<Backoff>) -> plan::Image {
         let image = spec.image.clone().unwrap_or_default();
         let tell = |kind, reason: &str, message: &str| {
             self.events.pod(pod, Some(it.field_path()), kind, reason, message);

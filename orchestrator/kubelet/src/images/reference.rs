@@ -36,7 +36,11 @@ impl Reference {
         let short = registry == "docker.io" && !path.contains('/');
         valid.then(|| Self {
             registry: registry.to_owned(),
-            path: if short { format!("library/{path}") } else { path.to_owned() },
+            path: if short {
+                format!("library/{path}")
+            } else {
+                path.to_owned()
+            },
             tag: tag.map(str::to_owned),
             digest: digest.map(str::to_owned),
         })
@@ -47,7 +51,11 @@ impl Reference {
 pub fn with_default_tag(text: &str) -> Option<String> {
     let parsed = Reference::parse(text)?;
     let bare = parsed.tag.is_none() && parsed.digest.is_none();
-    Some(if bare { format!("{text}:latest") } else { text.to_owned() })
+    Some(if bare {
+        format!("{text}:latest")
+    } else {
+        text.to_owned()
+    })
 }
 
 fn is_registry(text: &str) -> bool {
@@ -113,11 +121,28 @@ mod tests {
         ];
         for (text, registry, path, tag) in table {
             let parsed = Reference::parse(text).unwrap();
-            assert_eq!((&*parsed.registry, &*parsed.path, parsed.tag.as_deref()), (registry, path, tag), "{text}");
+            assert_eq!(
+                (&*parsed.registry, &*parsed.path, parsed.tag.as_deref()),
+                (registry, path, tag),
+                "{text}"
+            );
             let with_digest = Reference::parse(&format!("{text}@{digest}")).unwrap();
             assert_eq!(with_digest.digest.as_deref(), Some(&*digest));
         }
-        for text in ["", "Upper", "a b", "a:", "a:-x", "a//b", "-a", "a..b", "a@sha256:12", "host.io:x/a", "a:b:c", "a___b"] {
+        for text in [
+            "",
+            "Upper",
+            "a b",
+            "a:",
+            "a:-x",
+            "a//b",
+            "-a",
+            "a..b",
+            "a@sha256:12",
+            "host.io:x/a",
+            "a:b:c",
+            "a___b",
+        ] {
             assert_eq!(Reference::parse(text), None, "{text}");
         }
         assert_eq!(with_default_tag("a.io/b").as_deref(), Some("a.io/b:latest"));

@@ -21,11 +21,15 @@ pub fn admit(
     if !selected(pod, name, labels) {
         return Err((
             "NodeAffinity".to_owned(),
-            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned(),
+            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+                .to_owned(),
         ));
     }
     let wanted = host_ports(pod);
-    if others.iter().any(|it| host_ports(it).iter().any(|it| wanted.contains(it))) {
+    if others
+        .iter()
+        .any(|it| host_ports(it).iter().any(|it| wanted.contains(it)))
+    {
         return Err((
             "NodePorts".to_owned(),
             "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
@@ -69,7 +73,11 @@ fn fits(pod: &Pod, capacity: &Capacity, others: &[&Pod]) -> Result<(), (String, 
 fn request(pod: &Pod, resource: &str, unit: impl Fn(Quantity) -> i128 + Copy) -> i128 {
     let Some(spec) = &pod.spec else { return 0 };
     if let Some(it) = pod::pod_level(spec) {
-        let amount = it.requests.as_ref().or(it.limits.as_ref()).and_then(|it| it.get(resource));
+        let amount = it
+            .requests
+            .as_ref()
+            .or(it.limits.as_ref())
+            .and_then(|it| it.get(resource));
         if let Some(amount) = amount.and_then(|it| Quantity::parse(&it.0)) {
             return unit(amount);
         }
@@ -119,7 +127,11 @@ fn selected(pod: &Pod, name: &str, labels: &BTreeMap<String, String>) -> bool {
     }
     let affinity = spec.affinity.as_ref().and_then(|it| it.node_affinity.as_ref());
     let required = affinity.and_then(|it| it.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|it| it.node_selector_terms.iter().any(|term| term_matches(term, name, labels)))
+    required.is_none_or(|it| {
+        it.node_selector_terms
+            .iter()
+            .any(|term| term_matches(term, name, labels))
+    })
 }
 
 fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, String>) -> bool {
@@ -127,7 +139,9 @@ fn term_matches(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, S
     let fields = term.match_fields.as_deref().unwrap_or_default();
     // An empty term matches nothing.
     !(expressions.is_empty() && fields.is_empty())
-        && expressions.iter().all(|it| matches(it, labels.get(&it.key).map(String::as_str)))
+        && expressions
+            .iter()
+            .all(|it| matches(it, labels.get(&it.key).map(String::as_str)))
         && fields
             .iter()
             .all(|it| it.key == "metadata.name" && matches(it, Some(name)))
@@ -171,7 +185,10 @@ mod tests {
     fn verdict(spec: Value, others: &[Value]) -> String {
         let others: Vec<Pod> = others.iter().cloned().map(pod_of).collect();
         let others: Vec<&Pod> = others.iter().collect();
-        let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned()), ("cores".to_owned(), "8".to_owned())]);
+        let labels = BTreeMap::from([
+            ("disk".to_owned(), "ssd".to_owned()),
+            ("cores".to_owned(), "8".to_owned()),
+        ]);
         match admit(&pod_of(spec), "n1", &labels, &node(), &others) {
             Ok(()) => "fits".to_owned(),
             Err((reason, _)) => reason,
@@ -183,7 +200,10 @@ mod tests {
         assert_eq!(verdict(asking("2"), &[]), "fits");
         assert_eq!(verdict(asking("1500m"), &[asking("500m")]), "fits");
         assert_eq!(verdict(asking("1501m"), &[asking("500m")]), "OutOfcpu");
-        assert_eq!(verdict(asking("0"), &[asking("0"), asking("0"), asking("0")]), "OutOfpods");
+        assert_eq!(
+            verdict(asking("0"), &[asking("0"), asking("0"), asking("0")]),
+            "OutOfpods"
+        );
         let memory = json!({"containers": [{"name": "a", "resources": {"limits": {"memory": "2Gi"}}}]});
         assert_eq!(verdict(memory, &[]), "OutOfmemory");
         let init = json!({"initContainers": [{"name": "i", "resources": {"requests": {"cpu": "3"}}}], "containers": [{"name": "a"}]});
@@ -203,12 +223,30 @@ mod tests {
         assert_eq!(with("nodeSelector", json!({"disk": "ssd"})), "fits");
         assert_eq!(with("nodeSelector", json!({"disk": "tape"})), "NodeAffinity");
         for (term, fits) in [
-            (json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}), true),
-            (json!({"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["ssd"]}]}), false),
-            (json!({"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}), true),
-            (json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["7"]}]}), true),
-            (json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["8"]}]}), false),
-            (json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}), true),
+            (
+                json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}),
+                true,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["ssd"]}]}),
+                false,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}),
+                true,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["7"]}]}),
+                true,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["8"]}]}),
+                false,
+            ),
+            (
+                json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}),
+                true,
+            ),
             (json!({}), false),
         ] {
             let terms = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}});

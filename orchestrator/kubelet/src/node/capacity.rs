@@ -66,7 +66,10 @@ mod tests {
 
     #[test]
     fn memory_is_read_from_meminfo() {
-        assert_eq!(total_memory("MemTotal:       24576 kB\nMemFree: 1 kB\n"), Some(24576 * 1024));
+        assert_eq!(
+            total_memory("MemTotal:       24576 kB\nMemFree: 1 kB\n"),
+            Some(24576 * 1024)
+        );
         assert_eq!(total_memory("MemFree: 1 kB\n"), None);
         assert_eq!(total_memory("MemTotal: many kB\n"), None);
     }

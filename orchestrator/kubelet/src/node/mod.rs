@@ -5,12 +5,14 @@ pub mod capacity;
 mod lease;
 mod outside;
 mod register;
+mod served;
 pub mod static_pods;
 pub mod status;
 
 pub use lease::keep_lease;
 pub use outside::Outside;
 pub use register::keep_status;
+pub(crate) use served::server_state;
 
 use crate::{
     Config,
@@ -21,11 +23,9 @@ use crate::{
     probes::Prober,
     table::PodTable,
 };
+use anyhow::Result;
 use kube::Client;
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Notify;
 
 /// What all workers share.
@@ -48,11 +48,14 @@ pub struct Node {
     pub outside: Outside,
     /// Woken when something that the Node's status tells has changed.
     pub changed: Notify,
-    facts: RwLock<Arc<Facts>>,
+    facts: Arc<Facts>,
 }
 
 impl Node {
     /// Puts the parts together.
+    ///
+    /// # Errors
+    /// A directory that cannot be made.
     pub fn new(
         config: Config,
         client: Client,
@@ -60,13 +63,13 @@ impl Node {
         events: Recorder,
         prober: Prober,
         table: Arc<PodTable>,
-    ) -> Self {
+    ) -> Result<Self> {
         let images = Images::new(runtime.clone(), client.clone(), events.clone());
-        let facts = facts(&config);
-        let outside = Outside::new(&config);
-        Self {
+        let facts = Arc::new(facts(&config));
+        let outside = Outside::new(&config, client.clone(), Arc::clone(&facts))?;
+        Ok(Self {
             images,
-            facts: RwLock::new(Arc::new(facts)),
+            facts,
             outside,
             changed: Notify::new(),
             config,
@@ -75,7 +78,7 @@ impl Node {
             events,
             prober,
             table,
-        }
+        })
     }
 
     /// Labels that the Node is registered with.
@@ -91,9 +94,21 @@ impl Node {
         labels
     }
 
-    /// What pods see of the node.
-    pub fn facts(&self) -> Arc<Facts> {
-        Arc::clone(&self.facts.read().unwrap_or_else(PoisonError::into_inner))
+    /// What pods see of the node, its resolver as it is now.
+    pub fn facts(&self) -> Facts {
+        let mut facts = Facts::clone(&self.facts);
+        facts.resolver = resolver(&self.config);
+        facts
+    }
+}
+
+fn resolver(config: &Config) -> Resolver {
+    match std::fs::read_to_string(&config.resolv_conf) {
+        Ok(text) => Resolver::parse(&text),
+        Err(error) => {
+            tracing::warn!(file = %config.resolv_conf.display(), error = %error, "the node's resolver is unknown");
+            Resolver::default()
+        }
     }
 }
 
@@ -104,7 +119,7 @@ fn facts(config: &Config) -> Facts {
         node_ips: config.node_ips.clone(),
         cluster_dns: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone(),
-        resolver: Resolver::default(),
+        resolver: resolver(config),
         log_root: config.log_dir.clone(),
         cgroup_root: config.cgroup_root.clone(),
         cgroup_version: CgroupVersion::default(),

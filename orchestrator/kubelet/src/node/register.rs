@@ -30,7 +30,9 @@ const REPORT: Duration = Duration::from_secs(300);
 
 /// Registers the node, then keeps its status until `stop`.
 pub async fn keep_status(node: Arc<Node>, stop: CancellationToken) {
-    let system = tokio::task::spawn_blocking(status::system_info).await.unwrap_or_default();
+    let system = tokio::task::spawn_blocking(status::system_info)
+        .await
+        .unwrap_or_default();
     let name = node.config.node_name.clone();
     node.events.node(&name, Kind::Normal, "Starting", "Starting kubelet.");
     let mut told: Option<(NodeStatus, Instant)> = None;
@@ -55,7 +57,11 @@ pub async fn keep_status(node: Arc<Node>, stop: CancellationToken) {
             }
         }
         let ready = told.as_ref().is_some_and(|(status, _)| is_ready(status));
-        wait = if ready { LOOK } else { (wait * 2).min(Duration::from_secs(1)).max(LOOK_FIRST) };
+        wait = if ready {
+            LOOK
+        } else {
+            (wait * 2).min(Duration::from_secs(1)).max(LOOK_FIRST)
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -94,11 +100,7 @@ fn tell_changes(node: &Node, before: Option<&NodeStatus>, now: &NodeStatus) {
 }
 
 /// Sends the status if it has news; what was sent.
-async fn report(
-    node: &Node,
-    facts: &Facts,
-    told: Option<&(NodeStatus, Instant)>,
-) -> kube::Result<Option<NodeStatus>> {
+async fn report(node: &Node, facts: &Facts, told: Option<&(NodeStatus, Instant)>) -> kube::Result<Option<NodeStatus>> {
     let api: Api<NodeObject> = Api::all(node.client.clone());
     let name = &node.config.node_name;
     let now = Timestamp::now();
@@ -116,7 +118,10 @@ async fn report(
             object
         }
         None => {
-            tracing::warn!(node = name, "there is no Node of this name, and it is not to be registered");
+            tracing::warn!(
+                node = name,
+                "there is no Node of this name, and it is not to be registered"
+            );
             return Ok(None);
         }
     };

@@ -168,7 +168,9 @@ pub fn parse(text: &str, node_name: &str) -> Result<Pod> {
         bail!("it must hold one object of kind Pod and apiVersion v1");
     }
     let registry = Registry::builtin();
-    let resource = registry.resources().find(|it| *it.kind == *"Pod" && it.group.is_empty());
+    let resource = registry
+        .resources()
+        .find(|it| *it.kind == *"Pod" && it.group.is_empty());
     if let Some(resource) = resource {
         defaults::apply(resource, &mut value);
     }
@@ -176,7 +178,9 @@ pub fn parse(text: &str, node_name: &str) -> Result<Pod> {
     let Some(name) = pod.metadata.name.clone().filter(|it| !it.is_empty()) else {
         bail!("metadata.name is missing");
     };
-    let Some(spec) = &mut pod.spec else { bail!("spec is missing") };
+    let Some(spec) = &mut pod.spec else {
+        bail!("spec is missing")
+    };
     if spec.containers.is_empty() {
         bail!("spec.containers is empty");
     }
@@ -222,7 +226,10 @@ pub async fn ensure_mirror(client: &Client, pod: &Pod, node_name: &str) -> kube:
             return Ok(());
         }
         if !is_mirror(&existing) {
-            tracing::warn!(pod = pod::full_name(pod), "another pod has the name of a static pod, which is not shown");
+            tracing::warn!(
+                pod = pod::full_name(pod),
+                "another pod has the name of a static pod, which is not shown"
+            );
             return Ok(());
         }
         delete_mirror(client, &existing).await?;
@@ -284,7 +291,11 @@ mod tests {
         let pod = parse(text, "Node1").unwrap();
         assert_eq!(pod::full_name(&pod), "default/web-node1");
         assert_eq!(pod.spec.as_ref().unwrap().restart_policy.as_deref(), Some("Always"));
-        assert_eq!(pod::uid(&pod), pod::uid(&parse(text, "Node1").unwrap()), "the same each time");
+        assert_eq!(
+            pod::uid(&pod),
+            pod::uid(&parse(text, "Node1").unwrap()),
+            "the same each time"
+        );
         let other = text.replace("image: b", "image: c");
         assert_ne!(pod::uid(&pod), pod::uid(&parse(&other, "Node1").unwrap()));
         assert!(!is_mirror(&pod));

@@ -85,7 +85,12 @@ fn addresses(config: &Config) -> Vec<NodeAddress> {
 fn conditions(facts: &Facts, previous: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
     let not_ready = not_ready(facts);
     let ready = match &not_ready {
-        None => ("Ready", "True", "KubeletReady", "kubelet is posting ready status".to_owned()),
+        None => (
+            "Ready",
+            "True",
+            "KubeletReady",
+            "kubelet is posting ready status".to_owned(),
+        ),
         Some(message) => ("Ready", "False", "KubeletNotReady", message.clone()),
     };
     let no_pressure = |type_: &'static str, reason: &'static str, what: &str| {
@@ -112,9 +117,7 @@ fn conditions(facts: &Facts, previous: &NodeStatus, now: Timestamp) -> Vec<NodeC
                 reason: Some(reason.to_owned()),
                 message: Some(message),
                 last_heartbeat_time: Some(Time(now)),
-                last_transition_time: same
-                    .and_then(|it| it.last_transition_time.clone())
-                    .or(Some(Time(now))),
+                last_transition_time: same.and_then(|it| it.last_transition_time.clone()).or(Some(Time(now))),
             }
         })
         .collect()
@@ -124,7 +127,11 @@ fn conditions(facts: &Facts, previous: &NodeStatus, now: Timestamp) -> Vec<NodeC
 fn not_ready(facts: &Facts) -> Option<String> {
     let status = match &facts.runtime {
         Ok(status) => status,
-        Err(error) => return Some(format!("container runtime status check may not have completed yet: {error}")),
+        Err(error) => {
+            return Some(format!(
+                "container runtime status check may not have completed yet: {error}"
+            ));
+        }
     };
     let mut faults = Vec::new();
     for (type_, what) in [

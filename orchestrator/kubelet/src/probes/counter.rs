@@ -74,7 +74,7 @@ mod tests {
             (Some(1), Some(1), "sfsf", "sfsf"),
             (Some(3), Some(2), "sssfsfffsssss", "..s...f...s.."),
             (Some(2), Some(3), "sfsfsfss", ".......s"),
-            (Some(0), Some(-1), "sf", "sf"),
+            (Some(0), Some(-1), "sfff", "s..f"),
         ] {
             assert_eq!(run(success, failure, tries), expected, "{success:?} {failure:?} {tries}");
         }

@@ -67,9 +67,7 @@ pub(super) fn compute(facts: Facts<'_>, status: &PodStatus, now: Timestamp) -> V
                 status: holds.to_owned(),
                 reason: verdict.reason.map(str::to_owned),
                 message: verdict.message,
-                last_transition_time: same
-                    .and_then(|it| it.last_transition_time.clone())
-                    .or(Some(Time(now))),
+                last_transition_time: same.and_then(|it| it.last_transition_time.clone()).or(Some(Time(now))),
                 last_probe_time: None,
                 observed_generation: facts.pod.metadata.generation,
             }
@@ -123,7 +121,11 @@ fn containers_ready(status: &PodStatus) -> Verdict {
     // Of the init containers, those that run beside the others count while they are not ready.
     let sidecars = sidecars.filter(|it| it.started == Some(true));
     let apps = status.container_statuses.iter().flatten();
-    let unready: Vec<_> = sidecars.chain(apps).filter(|it| !it.ready).map(|it| &*it.name).collect();
+    let unready: Vec<_> = sidecars
+        .chain(apps)
+        .filter(|it| !it.ready)
+        .map(|it| &*it.name)
+        .collect();
     if unready.is_empty() {
         return Verdict::yes();
     }

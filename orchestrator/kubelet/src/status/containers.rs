@@ -23,10 +23,7 @@ pub(super) fn status(facts: Facts<'_>, it: &ContainerRef) -> ContainerStatus {
     let previous = previous(facts, it);
     let mut status = ContainerStatus {
         name: it.name.clone(),
-        image: spec
-            .as_ref()
-            .and_then(|it| it.image.clone())
-            .unwrap_or_default(),
+        image: spec.as_ref().and_then(|it| it.image.clone()).unwrap_or_default(),
         resources: spec.as_ref().and_then(|it| it.resources.clone()),
         started: Some(false),
         ..ContainerStatus::default()

@@ -98,7 +98,9 @@ pub fn compute(facts: Facts<'_>, now: Timestamp) -> PodStatus {
 
 /// Addresses of the pod, the node's preferred family first.
 pub fn addresses(pod: &Pod, seen: &Observed, node_ips: &[IpAddr]) -> Vec<IpAddr> {
-    let Some(sandbox) = seen.sandbox() else { return Vec::new() };
+    let Some(sandbox) = seen.sandbox() else {
+        return Vec::new();
+    };
     if pod::host_network(pod) {
         return node_ips.to_vec();
     }

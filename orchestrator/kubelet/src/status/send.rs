@@ -190,7 +190,9 @@ pub fn patch_body(uid: &str, status: &PodStatus) -> Value {
     if let Some(list) = fields.get_mut("conditions").and_then(Value::as_array_mut) {
         list.retain(|it| it["type"].as_str().is_some_and(|it| OWNED.contains(&it)));
         for condition in list {
-            let Some(condition) = condition.as_object_mut() else { continue };
+            let Some(condition) = condition.as_object_mut() else {
+                continue;
+            };
             for name in ["reason", "message"] {
                 condition.entry(name).or_insert(Value::Null);
             }

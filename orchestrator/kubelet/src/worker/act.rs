@@ -1,10 +1,6 @@
 //! What a decision comes to: calls of the runtime, hooks, volumes, and the events that tell of them.
 
-use super::{
-    backoff::Backoff,
-    plan,
-    run::Message,
-};
+use super::{backoff::Backoff, plan, run::Message};
 use crate::{
     cri::RuntimeError,
     events::Kind as EventKind,
@@ -67,9 +63,9 @@ impl From<Invalid> for Fault {
 }
 
 pub(super) async fn set_up(node: Arc<Node>, pod: Arc<Pod>) -> Done {
-    Done::Plain(node.outside.set_up(&pod).await.map_err(|message| {
-        node.events
-            .pod(&pod, None, EventKind::Warning, "FailedMount", &message);
+    Done::Plain(node.outside.set_up(&pod).await.map_err(|error| {
+        let message = error.to_string();
+        node.events.pod(&pod, None, EventKind::Warning, "FailedMount", &message);
         Fault::new("", message)
     }))
 }
@@ -191,10 +187,7 @@ pub(super) async fn start(
 
 async fn create(node: &Node, pod: &Pod, it: &ContainerRef, start: &Start) -> Result<String, Fault> {
     let facts = node.facts();
-    let objects = async {
-        let objects = node.outside.env_objects(pod, it).await;
-        objects.map_err(|message| Fault::new("CreateContainerConfigError", message))
-    };
+    let objects = async { Ok(node.outside.env_objects(pod, it).await?) };
     let image = async {
         let image = node.runtime.image(&start.image_ref).await;
         image.map_err(|error| Fault::new("CreateContainerError", error.message))
@@ -215,8 +208,7 @@ async fn create(node: &Node, pod: &Pod, it: &ContainerRef, start: &Start) -> Res
     let mounts = node
         .outside
         .mounts(pod, it, &env, start.restart_count, &start.pod_ips)
-        .await
-        .map_err(|message| Fault::new("CreateContainerConfigError", message))?;
+        .await?;
     let target = pod.spec.iter().flat_map(|it| it.ephemeral_containers.iter().flatten());
     let target = target
         .filter(|ephemeral| it.kind == ContainerKind::Ephemeral && ephemeral.name == it.name)

@@ -66,9 +66,6 @@ mod tests {
         assert_eq!(Backoff::until(backoff.as_ref(), late), None);
         assert_eq!(Backoff::next(backoff.as_ref(), late, late).wait, FIRST);
         let sooner = now + SignedDuration::from_secs(599);
-        assert_eq!(
-            Backoff::until(backoff.as_ref(), sooner),
-            Some(sooner + LONGEST)
-        );
+        assert_eq!(Backoff::until(backoff.as_ref(), sooner), Some(sooner + LONGEST));
     }
 }

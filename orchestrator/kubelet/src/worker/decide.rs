@@ -186,13 +186,15 @@ impl<'a> Running<'a> {
     }
 
     fn wait_for_sandbox(&mut self) {
-        let has_init = !self
-            .of_kind(&[ContainerKind::Init, ContainerKind::Sidecar])
-            .is_empty();
+        let has_init = !self.of_kind(&[ContainerKind::Init, ContainerKind::Sidecar]).is_empty();
         let apps = self.of_kind(&[ContainerKind::App, ContainerKind::Init, ContainerKind::Sidecar]);
         for (it, _) in apps {
             let initial = has_init && it.kind == ContainerKind::App;
-            let reason = if initial { "PodInitializing" } else { "ContainerCreating" };
+            let reason = if initial {
+                "PodInitializing"
+            } else {
+                "ContainerCreating"
+            };
             self.wait(&it.name, reason, "");
         }
     }
@@ -332,7 +334,10 @@ impl<'a> Running<'a> {
                     id: seen.id.clone(),
                     name: it.name.clone(),
                     deadline: self.grace_from_now(spec_grace_s(self.pod)),
-                    message: format!("Container {} is in unknown state, try killing it before restart", it.name),
+                    message: format!(
+                        "Container {} is in unknown state, try killing it before restart",
+                        it.name
+                    ),
                 }),
             },
         }
@@ -498,8 +503,7 @@ fn usable(pod: &Pod, sandbox: &Sandbox) -> bool {
 /// Whether a container counts as started: runs, and its startup probe succeeded if it has one.
 pub fn is_started(memory: &Memory, spec: &Container, seen: &Seen) -> bool {
     seen.is_running()
-        && (spec.startup_probe.is_none()
-            || memory.health.get(&seen.id).and_then(|it| it.started) == Some(true))
+        && (spec.startup_probe.is_none() || memory.health.get(&seen.id).and_then(|it| it.started) == Some(true))
         && !(memory.busy.contains_key(&Task::Start(seen.name.clone())) && has_post_start(spec))
 }
 

@@ -131,7 +131,10 @@ impl Dispatch {
             }
             watcher::Event::InitDone => {
                 let listing = self.listing.take().unwrap_or_default();
-                let gone = self.workers.iter().filter(|(uid, it)| !it.is_static && !listing.contains(*uid));
+                let gone = self
+                    .workers
+                    .iter()
+                    .filter(|(uid, it)| !it.is_static && !listing.contains(*uid));
                 let gone: Vec<_> = gone.map(|(uid, _)| uid.clone()).collect();
                 for uid in gone {
                     self.gone(&uid);
@@ -242,7 +245,10 @@ impl Dispatch {
         }
         let deleting = worker.gone || worker.pod.metadata.deletion_timestamp.is_some();
         if !deleting && !self.stop.is_cancelled() {
-            tracing::error!(pod = name, "the worker of a pod ended before the pod did; it is begun anew");
+            tracing::error!(
+                pod = name,
+                "the worker of a pod ended before the pod did; it is begun anew"
+            );
             self.begin(worker.pod, false, None);
         }
     }
@@ -265,7 +271,10 @@ impl Dispatch {
                 continue;
             }
             let name = pod::full_name(&pod);
-            let before = self.workers.values().any(|it| it.is_static && pod::full_name(&it.pod) == name);
+            let before = self
+                .workers
+                .values()
+                .any(|it| it.is_static && pod::full_name(&it.pod) == name);
             if before {
                 self.static_waiting.insert(name, pod);
             } else {
@@ -344,7 +353,11 @@ impl Dispatch {
             if self.workers.contains_key(uid) {
                 continue;
             }
-            tracing::info!(pod = format!("{}/{}", metadata.namespace, metadata.name), uid, "the pod is gone; what runs of it is ended");
+            tracing::info!(
+                pod = format!("{}/{}", metadata.namespace, metadata.name),
+                uid,
+                "the pod is gone; what runs of it is ended"
+            );
             let pod = Pod {
                 metadata: ObjectMeta {
                     namespace: Some(metadata.namespace.clone()),

@@ -121,7 +121,9 @@ impl Observer {
 
 /// All addresses that a sandbox has.
 pub fn addresses(status: &PodSandboxStatus) -> Vec<IpAddr> {
-    let Some(network) = &status.network else { return Vec::new() };
+    let Some(network) = &status.network else {
+        return Vec::new();
+    };
     let more = network.additional_ips.iter().map(|it| &it.ip);
     std::iter::once(&network.ip)
         .chain(more)
@@ -177,7 +179,9 @@ fn time(nanoseconds: i64) -> Option<Timestamp> {
 
 /// What a container wrote for those who ask why it ended: its message file, else the end of its log.
 async fn last_words(pod: &Pod, status: &ContainerStatus, name: &str, code: i32, log: &Path) -> String {
-    let Some(it) = ContainerRef::named(pod, name) else { return String::new() };
+    let Some(it) = ContainerRef::named(pod, name) else {
+        return String::new();
+    };
     let made = Made::from_annotations(&status.annotations);
     let mount = status.mounts.iter();
     let file = mount
@@ -230,7 +234,11 @@ fn end_of_log(path: &Path) -> String {
             }
         }
     }
-    let surplus = text.len().saturating_sub(usize::try_from(LAST_LOG.0).unwrap_or(usize::MAX));
-    let start = (surplus..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let surplus = text
+        .len()
+        .saturating_sub(usize::try_from(LAST_LOG.0).unwrap_or(usize::MAX));
+    let start = (surplus..=text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     text[start..].to_owned()
 }

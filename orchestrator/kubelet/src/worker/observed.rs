@@ -120,7 +120,8 @@ impl Observed {
 
     /// Brings both lists into their order.
     pub fn sort(&mut self) {
-        self.sandboxes.sort_by_key(|it| std::cmp::Reverse((it.attempt, it.created)));
+        self.sandboxes
+            .sort_by_key(|it| std::cmp::Reverse((it.attempt, it.created)));
         self.containers
             .sort_by_key(|it| std::cmp::Reverse((it.restart_count, it.created)));
     }

@@ -79,7 +79,8 @@ mod tests {
     use serde_json::json;
 
     fn case(pod_policy: &str, container: serde_json::Value, code: i32) -> bool {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "restartPolicy": pod_policy}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"spec": {"containers": [], "restartPolicy": pod_policy}})).unwrap();
         let mut named = json!({"name": "c"});
         named
             .as_object_mut()
@@ -105,7 +106,11 @@ mod tests {
             ("Always", rule("NotIn"), 1, true),
         ];
         for (policy, container, code, expected) in table {
-            assert_eq!(case(policy, container.clone(), code), expected, "{policy} {container} {code}");
+            assert_eq!(
+                case(policy, container.clone(), code),
+                expected,
+                "{policy} {container} {code}"
+            );
         }
     }
 }

@@ -257,6 +257,10 @@ impl Worker {
 
     fn take_pod(&mut self, pod: Arc<Pod>) {
         self.pod = pod;
+        if self.memory.set_up && self.memory.ending.is_none() {
+            let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+            tokio::spawn(async move { node.outside.update(&pod).await });
+        }
         if self.pod.metadata.deletion_timestamp.is_some() {
             let grace_s = self
                 .pod
@@ -660,7 +664,12 @@ impl Worker {
             (task, Done::Plain(Err(fault))) => {
                 let times = self.memory.failed.get(&task).map_or(0, |it| it.times + 1);
                 let index = usize::try_from(times).unwrap_or(usize::MAX).min(RETRIES_S.len() - 1);
-                tracing::warn!(pod = pod::full_name(&self.pod), ?task, error = fault.message, "failed; it will be tried again");
+                tracing::warn!(
+                    pod = pod::full_name(&self.pod),
+                    ?task,
+                    error = fault.message,
+                    "failed; it will be tried again"
+                );
                 if let Task::Start(name) = &task {
                     self.memory.images.remove(name);
                     if fault.reason.is_empty() {

@@ -53,9 +53,15 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce(PathBuf) -
         assert!(up.success());
         if env::var_os("RUST_LOG").is_some() {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(std::io::stderr)
+                .init();
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             tokio::time::timeout(HANGS, test(directory.into()))
                 .await
@@ -73,7 +79,16 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce(PathBuf) -
     let cgroup = cgroup_of(directory.path());
     let _cgroups = Cgroups(cgroup);
     let status = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ])
         .arg(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .env(INNER, directory.path())
@@ -150,8 +165,12 @@ impl Cluster {
                 Err(error) => panic!("{error}"),
             }
         }
-        let account = serde_json::from_value(json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false}));
-        accounts.create(&PostParams::default(), &account.unwrap()).await.unwrap();
+        let account =
+            serde_json::from_value(json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false}));
+        accounts
+            .create(&PostParams::default(), &account.unwrap())
+            .await
+            .unwrap();
         Self {
             directory,
             running,
@@ -254,7 +273,10 @@ impl Cluster {
             Err(_) => {
                 let status = last.map(|it| serde_json::to_string_pretty(&it.status).unwrap());
                 let events = self.events(name).await;
-                panic!("{name} never was {what}: {}\nevents {events:#?}", status.unwrap_or_default());
+                panic!(
+                    "{name} never was {what}: {}\nevents {events:#?}",
+                    status.unwrap_or_default()
+                );
             }
         }
     }
@@ -366,7 +388,10 @@ pub fn client(running: &Running, name: &str, groups: &[&str]) -> Client {
 }
 
 pub fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|it| it.phase.as_deref()).unwrap_or_default()
+    pod.status
+        .as_ref()
+        .and_then(|it| it.phase.as_deref())
+        .unwrap_or_default()
 }
 
 /// The status of a container, of whatever kind.
@@ -385,7 +410,13 @@ pub fn holds(pod: &Pod, type_: &str) -> bool {
 
 /// `reason` of `state.waiting`.
 pub fn waiting<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
-    container(pod, name)?.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+    container(pod, name)?
+        .state
+        .as_ref()?
+        .waiting
+        .as_ref()?
+        .reason
+        .as_deref()
 }
 
 /// A container that runs this script.

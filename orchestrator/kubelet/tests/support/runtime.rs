@@ -135,7 +135,13 @@ pub fn tools(name: &str) -> Image {
     layer.directory("dev", 0o755).unwrap();
     layer.directory("proc", 0o555).unwrap();
     layer.directory("sys", 0o555).unwrap();
-    layer.file("etc/passwd", 0o644, b"root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n").unwrap();
+    layer
+        .file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n",
+        )
+        .unwrap();
     Image::new(name, vec![layer])
         .environment(["PATH=/bin"])
         .command(["/bin/sh"])
