@@ -79,9 +79,10 @@ fn number(value: Option<&UInt64Value>) -> Option<u64> {
     value.map(|it| it.value)
 }
 
-/// In order of pods; what is not a pod's is left out.
+/// In order of pods; what is not a pod's, or does not run any more, is left out.
 fn used(stats: &[ContainerStats]) -> Vec<Used<'_>> {
     fn one(stats: &ContainerStats) -> Option<Used<'_>> {
+        stats.cpu.as_ref()?;
         let labels = &stats.attributes.as_ref()?.labels;
         let label = |name| labels.get(name).map(String::as_str);
         Some(Used {
@@ -177,7 +178,8 @@ pub(super) fn summary(node_name: &str, stats: &[ContainerStats], node: NodeUsage
             put(memory_of, "pageFaults", memory.page_faults.as_ref());
             put(memory_of, "majorPageFaults", memory.major_page_faults.as_ref());
         }
-        if let Some(layer) = &it.stats.writable_layer {
+        // A snapshotter that keeps no account gives a time of 0.
+        if let Some(layer) = it.stats.writable_layer.as_ref().filter(|it| it.timestamp > 0) {
             container["rootfs"] = json!({ "time": time(layer.timestamp) });
             put(&mut container["rootfs"], "usedBytes", layer.used_bytes.as_ref());
             put(&mut container["rootfs"], "inodesUsed", layer.inodes_used.as_ref());
@@ -256,7 +258,11 @@ mod tests {
 
     #[test]
     fn metrics() {
-        let stats = [container("p", "b", 2), container("p", "a", 1_500_000_000), ContainerStats::default()];
+        let ended = ContainerStats {
+            cpu: None,
+            ..container("p", "a", 7)
+        };
+        let stats = [container("p", "b", 2), container("p", "a", 1_500_000_000), ended, ContainerStats::default()];
         let text = resource_metrics(&stats, node(), false);
         for line in [
             "container_cpu_usage_seconds_total{container=\"a\",namespace=\"n\",pod=\"p\"} 1.500000000",
