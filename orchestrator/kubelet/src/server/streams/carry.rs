@@ -141,6 +141,8 @@ async fn up<W: AsyncWrite + Unpin>(
             Some(pong) = pings.recv() => Some(pong),
             message = messages.next() => match message {
                 Some(Ok(Message::Binary(bytes))) => with(session, |it| it.from_client(bytes)),
+                // Python's client writes what is text as text.
+                Some(Ok(Message::Text(text))) => with(session, |it| it.from_client(text.into())),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => None,
             },
