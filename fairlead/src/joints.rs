@@ -251,20 +251,25 @@ pub(crate) fn open_dataplane(config: &Config) -> Result<Parts, ApplyError> {
     })
 }
 
-/// Starts reading the source. It stops when the receiver is dropped.
+/// Starts reading the source: through `client` where there is one. It stops when the receiver is dropped.
 ///
 /// # Errors
 /// The source cannot be read at all: a bad kubeconfig, a folder that does not exist.
-pub(crate) async fn open_source(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<mpsc::Receiver<Vec<Event>>> {
-    match &config.source {
-        Source::Manifests(dir) => Ok(manifests::follow(dir.clone(), config.node_name.as_str().into())?),
-        Source::Kubernetes { kubeconfig } => {
-            let client = kubernetes::client(kubeconfig.as_deref()).await?;
-            let (events, health) = kubernetes::follow(&client, &config.node_name);
-            tokio::spawn(count_errors(health, metrics.clone()));
-            Ok(events)
+pub(crate) async fn open_source(
+    config: &Config,
+    client: Option<kube::Client>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<mpsc::Receiver<Vec<Event>>> {
+    let client = match (client, &config.source) {
+        (Some(client), _) => client,
+        (None, Source::Kubernetes { kubeconfig }) => kubernetes::client(kubeconfig.as_deref()).await?,
+        (None, Source::Manifests(dir)) => {
+            return Ok(manifests::follow(dir.clone(), config.node_name.as_str().into())?);
         }
-    }
+    };
+    let (events, health) = kubernetes::follow(&client, &config.node_name);
+    tokio::spawn(count_errors(health, metrics.clone()));
+    Ok(events)
 }
 
 /// Counts errors of the watches: each time a kind's error appears or becomes another one.

@@ -52,7 +52,18 @@ pub(crate) fn main(args: &ProxyArgs) -> anyhow::Result<()> {
         tracing::warn!(score, %error, "oomScoreAdj has no effect");
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let result = runtime.block_on(run(config));
+    let result = runtime.block_on(async {
+        // Signals first: one that comes while we start must not leave half of something behind.
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            }
+        };
+        run(config, None, stop).await
+    });
     runtime.shutdown_timeout(GRACE);
     result
 }
@@ -69,17 +80,15 @@ fn read_config(args: &ProxyArgs) -> anyhow::Result<Config> {
     Ok(Config::resolve(&args.overrides(), file, &Host::read()?)?)
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
-    // Signals first: one that comes while we start must not leave half of something behind.
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        }
-    };
-
+/// Serves Services until `stop`, reading them through `client` where one is given, else from where the configuration says.
+///
+/// # Errors
+/// What keeps the agent from starting, or from going on: object, cause, remedy.
+pub(crate) async fn run(
+    config: Config,
+    client: Option<kube::Client>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(ProxyHealth::new(config.sync_period * 2));
     let status = StatusHolder::new(Status {
@@ -113,7 +122,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     // Loading takes hundreds of milliseconds of system calls; the source is read and the servers answer meanwhile.
     let config = Arc::new(config);
-    let events = joints::open_source(&config, &metrics).await?;
+    let events = joints::open_source(&config, client, &metrics).await?;
     let for_dataplane = config.clone();
     let parts = tokio::task::spawn_blocking(move || joints::open_dataplane(&for_dataplane))
         .await

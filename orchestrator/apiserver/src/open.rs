@@ -98,7 +98,7 @@ impl Pki {
         );
         let path = directory.join("apiserver");
         let identity = Identity::open(&path, &authority, &profile, now_s())?;
-        let serving = tls::Serving::new(&identity)?;
+        let serving = tls::Serving::new(&identity, &authority)?;
         let config = tls::server_config(&authority, Arc::clone(&serving))?;
         Ok(Self {
             authority,

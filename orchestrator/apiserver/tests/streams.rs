@@ -94,7 +94,12 @@ async fn a_taken_over_connection_carries_every_byte_both_ways() {
         let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
         let (mut read, mut write) = tokio::io::split(stream);
         let mut back = vec![0; sent.len()];
-        let (written, got) = tokio::join!(write.write_all(&sent), read.read_exact(&mut back));
+        // TLS keeps what the socket does not take at once until it is flushed.
+        let send = async {
+            write.write_all(&sent).await?;
+            write.flush().await
+        };
+        let (written, got) = tokio::join!(send, read.read_exact(&mut back));
         written.unwrap();
         got.unwrap();
         assert!(back == sent, "{method}: bytes changed on the way");

@@ -1,18 +1,40 @@
 //! Runs the pods of one node through CRI.
 
+pub mod cgroups;
 pub mod cri;
+pub mod events;
 pub mod hooks;
+pub mod images;
 pub mod logs;
+pub mod node;
+pub mod objects;
+pub mod pod;
+pub mod podspec;
 pub mod probes;
 pub mod server;
+pub mod status;
 pub mod table;
+pub mod volumes;
+pub mod worker;
 
+use crate::{
+    cri::Runtime,
+    events::Recorder,
+    logs::{Limits, Rotator},
+    node::Node,
+    probes::Prober,
+    table::PodTable,
+};
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Taint;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
 
 /// What a kubelet must know of its node.
 #[derive(Clone, Debug)]
@@ -66,4 +88,91 @@ impl std::fmt::Debug for ServingTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ServingTls")
     }
+}
+
+/// How many results of probes may wait for the workers.
+const OUTCOMES: usize = 1024;
+
+/// Runs the pods of this node until `stop`; what runs then is left alone, and is adopted by the next start.
+///
+/// # Errors
+/// Directories that cannot be made, an endpoint that is no path of a socket, a port that is taken, bad certificates.
+pub async fn run(mut config: Config, client: kube::Client, stop: CancellationToken) -> Result<()> {
+    for directory in [&config.root_dir, &config.log_dir] {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("{}: the directory cannot be made", directory.display()))?;
+    }
+    let door = match &config.tls {
+        Some(tls) => {
+            let tls = server::tls_config(tls).context("the kubelet's port")?;
+            let listener = TcpListener::bind(config.listen)
+                .await
+                .with_context(|| format!("the kubelet's port {} cannot be used", config.listen))?;
+            config.listen = listener.local_addr().context("the kubelet's port has no address")?;
+            Some((listener, tls))
+        }
+        None => None,
+    };
+    let runtime = Runtime::new(&config.runtime_endpoint)?;
+    // What runs as part of this ends with it, also when this is dropped.
+    let stop = stop.child_token();
+    let _ends = stop.clone().drop_guard();
+    let events = Recorder::new(client.clone(), &config.node_name, stop.clone());
+    let (outcome_sender, outcomes) = mpsc::channel(OUTCOMES);
+    let prober = Prober::new(runtime.clone(), outcome_sender);
+    let table = Arc::new(PodTable::default());
+    let node = Arc::new(Node::new(config, client, runtime, events, prober, table)?);
+    let (changed_sender, changed) = mpsc::unbounded_channel();
+    let (manifest_sender, manifests) = mpsc::unbounded_channel();
+    tokio::spawn(worker::pleg::run(node.runtime.clone(), changed_sender, stop.clone()));
+    tokio::spawn(node::keep_status(Arc::clone(&node), stop.clone()));
+    tokio::spawn(node::keep_lease(Arc::clone(&node), stop.clone()));
+    tokio::spawn(rotator(&node).run(stop.clone()));
+    let (outside, stopped) = (Arc::clone(&node), stop.clone());
+    tokio::spawn(async move { outside.outside.run(stopped).await });
+    if let Some((listener, tls)) = door {
+        let served = server::serve(listener, tls, node::server_state(&node), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(error = %error, "the kubelet's port is closed: no logs, no exec");
+            }
+        });
+    }
+    if let Some(directory) = node.config.static_pod_dir.clone() {
+        let name = node.config.node_name.clone();
+        tokio::spawn(node::static_pods::follow(
+            directory,
+            name,
+            manifest_sender,
+            stop.clone(),
+        ));
+    }
+    let inputs = worker::dispatch::Inputs {
+        changed,
+        outcomes,
+        manifests,
+    };
+    worker::dispatch::run(node, inputs, stop).await;
+    Ok(())
+}
+
+/// Rotates the logs of what runs.
+fn rotator(node: &Arc<Node>) -> Rotator {
+    let table = Arc::clone(&node.table);
+    let active: logs::Active = Arc::new(move || {
+        let mut all = Vec::new();
+        for pod in table.all() {
+            for (name, ids) in pod.containers.iter().filter(|(_, it)| it.running) {
+                let file = pod.log_directory.join(logs::container_file(name, ids.restart_count));
+                all.extend(ids.current.clone().map(|id| (id, file)));
+            }
+        }
+        all
+    });
+    let runtime = node.runtime.clone();
+    let reopen: logs::Reopen = Arc::new(move |id| {
+        let runtime = runtime.clone();
+        Box::pin(async move { Ok(runtime.reopen_log(&id).await?) })
+    });
+    Rotator::new(Limits::default(), active, reopen)
 }

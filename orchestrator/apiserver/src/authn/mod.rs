@@ -1,5 +1,6 @@
 //! Who asks: a [`User`] from a client certificate, a token, or nothing.
 
+pub mod bootstrap;
 pub mod impersonate;
 pub mod keys;
 pub mod oidc;
@@ -137,6 +138,12 @@ impl Authenticator {
                 tracing::debug!("authorization header holds no bearer token");
                 return Err(Status::unauthorized());
             };
+            if let Some((id, secret)) = bootstrap::split(token) {
+                return bootstrap::user(id, secret, objects, now).map_err(|reason| {
+                    tracing::debug!(%reason, "bootstrap token refused");
+                    Status::unauthorized()
+                });
+            }
             let verified = tokens::verify(&self.keys, token, &self.audiences, objects, now);
             return verified.map(|it| it.user).map_err(|reason| {
                 tracing::debug!(%reason, "token refused");

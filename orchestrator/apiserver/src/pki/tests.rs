@@ -84,7 +84,7 @@ fn the_ca_is_renewed_over_its_key_so_that_what_it_signed_stays_good() {
     let new = Authority::open(directory.path(), start).unwrap();
     assert_ne!(old.pem(), new.pem());
     assert!(new.not_after() > old.not_after());
-    let server = server_config(&new, Serving::new(&serving).unwrap()).unwrap();
+    let server = server_config(&new, Serving::new(&serving, &new).unwrap()).unwrap();
     let (_, alpn) = handshake(server, &new, None, "localhost").unwrap();
     assert_eq!(alpn.as_deref(), Some(&b"h2"[..]));
 }
@@ -192,7 +192,7 @@ fn clients_are_strangers_or_ours() {
     let start = now();
     let authority = Authority::open(here.path(), start).unwrap();
     let stranger = Authority::open(there.path(), start).unwrap();
-    let serving = Serving::new(&Identity::issue(&authority, &profile(), start).unwrap()).unwrap();
+    let serving = Serving::new(&Identity::issue(&authority, &profile(), start).unwrap(), &authority).unwrap();
     let server = server_config(&authority, Arc::clone(&serving)).unwrap();
     let names = [
         "localhost",

@@ -5,6 +5,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
+    pki_types::CertificateDer,
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
@@ -14,6 +15,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Serving {
     current: ArcSwap<CertifiedKey>,
+    /// Shown after it: who joins knows the CA by its digest alone.
+    authority: CertificateDer<'static>,
 }
 
 impl Serving {
@@ -21,9 +24,11 @@ impl Serving {
     ///
     /// # Errors
     /// A key that TLS cannot use.
-    pub fn new(identity: &Identity) -> Result<Arc<Self>, PkiError> {
+    pub fn new(identity: &Identity, authority: &Authority) -> Result<Arc<Self>, PkiError> {
+        let authority = authority.der().clone();
         Ok(Arc::new(Self {
-            current: ArcSwap::new(certified(identity)?),
+            current: ArcSwap::new(certified(identity, &authority)?),
+            authority,
         }))
     }
 
@@ -32,7 +37,7 @@ impl Serving {
     /// # Errors
     /// A key that TLS cannot use; the old one stays.
     pub fn replace(&self, identity: &Identity) -> Result<(), PkiError> {
-        self.current.store(certified(identity)?);
+        self.current.store(certified(identity, &self.authority)?);
         Ok(())
     }
 }
@@ -47,9 +52,9 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, PkiError> {
+fn certified(identity: &Identity, authority: &CertificateDer<'static>) -> Result<Arc<CertifiedKey>, PkiError> {
     let (certificate, key) = identity.der()?;
-    let key = CertifiedKey::from_der(vec![certificate], key, &provider());
+    let key = CertifiedKey::from_der(vec![certificate, authority.clone()], key, &provider());
     Ok(Arc::new(key.map_err(|error| PkiError::issue("the API server", error))?))
 }
 

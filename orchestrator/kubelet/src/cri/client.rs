@@ -1,7 +1,10 @@
 //! A client of the container runtime over its unix socket: one method per remote procedure, each with a deadline, and
 //! errors that name procedure, object and cause.
 
-use super::v1;
+use super::{
+    containerd::{Envelope, SubscribeRequest},
+    v1,
+};
 use http::uri::PathAndQuery;
 use std::{path::Path, time::Duration};
 use tonic::{
@@ -445,6 +448,32 @@ impl Runtime {
         let answer = grpc
             .server_streaming(Request::new(v1::GetEventsRequest {}), path, codec)
             .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| failed(status.code(), status.message().to_owned()))
+    }
+
+    /// Ends of containers and sandboxes as containerd itself tells them, as long as the connection lasts.
+    ///
+    /// # Errors
+    /// The runtime's; [`RuntimeError::is_unimplemented`] where it is not containerd.
+    pub async fn containerd_exits(&self) -> Result<tonic::Streaming<Envelope>, RuntimeError> {
+        let failed = |code, message| RuntimeError {
+            rpc: "Subscribe",
+            object: String::new(),
+            code,
+            message,
+        };
+        let mut grpc = self.grpc();
+        grpc.ready()
+            .await
+            .map_err(|error| failed(Code::Unavailable, causes(&error)))?;
+        let path = PathAndQuery::from_static("/containerd.services.events.v1.Events/Subscribe");
+        let codec: ProstCodec<SubscribeRequest, Envelope> = ProstCodec::default();
+        let request = SubscribeRequest {
+            filters: vec!["topic==\"/tasks/exit\"".to_owned(), "topic==\"/tasks/oom\"".to_owned()],
+        };
+        let answer = grpc.server_streaming(Request::new(request), path, codec).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| failed(status.code(), status.message().to_owned()))
