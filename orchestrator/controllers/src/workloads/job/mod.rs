@@ -163,8 +163,8 @@ impl Jobs {
             "$deleteFromPrimitiveList/finalizers": [pod::FINALIZER],
         }});
         match self.writer.patch(key, &self.pods, &Key::of(&*pod), &patch).await {
-            // It is gone, or another has its name.
-            Err(fault) if !matches!(fault.code(), Some(404 | 409 | 422)) => Err(fault),
+            // It is gone: nothing holds it any more.
+            Err(fault) if !fault.is_not_found() => Err(fault),
             _ => Ok(()),
         }
     }
