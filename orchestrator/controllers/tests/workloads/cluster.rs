@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const NAMESPACE: &str = "test";
 
 /// Far beyond what anything takes: only a fault waits so long.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
     pub(crate) clock: Clock,
@@ -135,6 +135,10 @@ impl Cluster {
         let nodes = Api::<Node>::all(self.client());
         let node = serde_json::from_value(node).unwrap();
         nodes.create(&PostParams::default(), &node).await.unwrap();
+        // A new node is not ready; what makes nodes ready is not here.
+        let taints = more.pointer("/spec/taints").cloned().unwrap_or_default();
+        let ready = Patch::Merge(json!({"spec": {"taints": taints}}));
+        nodes.patch(name, &PatchParams::default(), &ready).await.unwrap();
     }
 
     pub(crate) fn api<K: Kind>(&self) -> Api<K> {

@@ -8,6 +8,7 @@ mod rank;
 mod tests;
 
 pub(crate) use kind::Kind;
+pub(crate) use rank::rank;
 
 use super::{batch, pods};
 use crate::frame::{
