@@ -150,8 +150,9 @@ fn together(change: &Change, pod: &PodInfo, world: &World) -> bool {
     let repels = |other: &PodInfo| any(&pod.terms.apart, other) || any(&other.terms.apart, pod);
     match change {
         Change::PodPlaced(other) => attracts(other),
-        Change::PodGone(other) => repels(other),
-        Change::PodChanged(old, new) => old.labels != new.labels && (attracts(new) || repels(old)),
+        // Where no pod like it is left, it may be the first.
+        Change::PodGone(other) => repels(other) || attracts(other),
+        Change::PodChanged(old, new) => old.labels != new.labels && (attracts(new) || attracts(old) || repels(old)),
         Change::NodeAdded(_) => true,
         Change::NodeGone | Change::NodeChanged(..) => {
             labels_differ(change, world) || matches!(change, Change::NodeGone)

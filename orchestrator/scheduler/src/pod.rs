@@ -383,7 +383,7 @@ impl PodInfo {
                 .is_none_or(|terms| crate::selector::any(terms, name, labels))
     }
 
-    /// The only nodes that it can select, where all its terms name nodes: DaemonSets do so.
+    /// The only nodes that it can select, where all its terms name nodes: a `DaemonSet` does so.
     pub fn named_nodes(&self) -> Option<BTreeSet<String>> {
         let terms = self.node_terms.as_ref()?;
         let named: Option<Vec<_>> = terms.iter().map(NodeTerm::named).collect();
@@ -434,7 +434,7 @@ fn ports(spec: &PodSpec, faults: &mut Vec<String>) -> Vec<HostPort> {
 }
 
 fn claims(spec: &PodSpec, key: &Key) -> BTreeSet<String> {
-    let claim = |it: &k8s_openapi::api::core::v1::Volume| match (&it.persistent_volume_claim, &it.ephemeral) {
+    let claim = |it: &core::v1::Volume| match (&it.persistent_volume_claim, &it.ephemeral) {
         (Some(claim), _) => Some(claim.claim_name.clone()),
         // The claim of an ephemeral volume is named after both. Source: `EphemeralVolumeSource`.
         (None, Some(_)) => Some(format!("{}-{}", key.name, it.name)),

@@ -82,6 +82,7 @@ pub struct Queue {
     active: BTreeSet<Turn>,
     pausing: BTreeSet<(Duration, Key)>,
     waiting: BTreeSet<(Duration, Key)>,
+    gated: usize,
     numbers: u64,
 }
 
@@ -107,7 +108,8 @@ impl Queue {
             Place::Active => drop(self.active.remove(&entry.turn())),
             Place::Pausing(until) => drop(self.pausing.remove(&(until, key.clone()))),
             Place::Waiting(since) => drop(self.waiting.remove(&(since, key.clone()))),
-            Place::Gated | Place::Out => {}
+            Place::Gated => self.gated -= 1,
+            Place::Out => {}
         }
         entry.place = place;
         match place {
@@ -117,7 +119,8 @@ impl Queue {
             }
             Place::Pausing(until) => drop(self.pausing.insert((until, key.clone()))),
             Place::Waiting(since) => drop(self.waiting.insert((since, key.clone()))),
-            Place::Gated | Place::Out => {}
+            Place::Gated => self.gated += 1,
+            Place::Out => {}
         }
     }
 
@@ -160,6 +163,7 @@ impl Queue {
             // Whoever took it out says what comes next, and looks at the newest pod then.
             Place::Out => Place::Out,
             _ if gated => Place::Gated,
+            Place::Gated if ends > now => Place::Pausing(ends),
             Place::Gated => {
                 entry.added = now;
                 Place::Active
@@ -299,7 +303,7 @@ impl Queue {
             active: self.active.len(),
             pausing: self.pausing.len(),
             waiting: self.waiting.len(),
-            gated: self.entries.values().filter(|it| it.place == Place::Gated).count(),
+            gated: self.gated,
         }
     }
 }

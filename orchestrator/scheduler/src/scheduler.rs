@@ -217,8 +217,11 @@ impl Scheduler {
         let change = match kind {
             Kind::Pod => {
                 self.queue.remove(key);
-                match self.world.remove_pod(key) {
-                    Some(PodChange::Gone(pod)) => Change::PodGone(pod),
+                let promised = self.world.nominated.get(key).map(|(_, pod)| Arc::clone(pod));
+                match (self.world.remove_pod(key), promised) {
+                    (Some(PodChange::Gone(pod)), _) => Change::PodGone(pod),
+                    // What was kept free for it is free for others.
+                    (_, Some(pod)) => Change::PodGone(pod),
                     _ => return,
                 }
             }
@@ -331,6 +334,7 @@ impl Scheduler {
                 let had = self.world.nominated.contains_key(&pod.key);
                 if had && !no.keeps_promise {
                     self.world.nominated.remove(&pod.key);
+                    self.wake(&Change::PodGone(Arc::clone(&pod)), now);
                     (Nomination::Clear, Vec::new())
                 } else {
                     if had {

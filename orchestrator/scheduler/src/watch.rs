@@ -24,7 +24,11 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeSet, fmt::Debug};
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 use tokio::sync::mpsc;
 
 /// What a watch says.
@@ -263,7 +267,11 @@ fn understand<K: Resource<DynamicType = ()>>(
     let reference = object.object_ref(&());
     let mut faults = Vec::new();
     let mut heard = match &object.0 {
-        Ok(object) => read(object, &mut faults),
+        // Objects come from everybody: one that we stumble over must not end the watch of all.
+        Ok(object) => catch_unwind(AssertUnwindSafe(|| read(object, &mut faults))).unwrap_or_else(|_| {
+            faults.push("reading it failed; this is a fault of the scheduler, whose log has more".to_owned());
+            Vec::new()
+        }),
         Err(invalid) => {
             faults.push(invalid.error.clone());
             Vec::new()
