@@ -138,11 +138,12 @@ async fn release<K: Namespaced>(
     ignore_gone(writer.patch(key, cache, &Key::of(object), &patch).await).map(|_| ())
 }
 
-/// A patch of an object that is gone (404), or of another one of its name (409, 422: the uid is immutable).
+/// A patch of an object that is gone (404), or that it is too late for (422). Another one of its name is a conflict, for
+/// which the whole key is tried again.
 fn ignore_gone<K>(patched: Result<K, Fault>) -> Result<Option<K>, Fault> {
     match patched {
         Ok(object) => Ok(Some(object)),
-        Err(fault) if matches!(fault.code(), Some(404 | 409 | 422)) => Ok(None),
+        Err(fault) if matches!(fault.code(), Some(404 | 422)) => Ok(None),
         Err(fault) => Err(fault),
     }
 }
