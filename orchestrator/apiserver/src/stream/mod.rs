@@ -91,11 +91,30 @@ pub(crate) async fn forward(call: &Arc<Call>, bytes: Bytes) -> Result<Response<B
         return Ok(answer);
     }
     let (parts, incoming) = response.into_parts();
+    if call.info.subresource == "log" && !parts.status.is_success() {
+        return Err(refusal(parts.status, incoming).await);
+    }
     let mut answer = Response::new(incoming.map_err(Into::into).boxed_unsync());
     *answer.status_mut() = parts.status;
     copy_headers(&parts.headers, answer.headers_mut());
     answer.extensions_mut().insert(body::Endless);
     Ok(answer)
+}
+
+/// A kubelet says in plain text why there is no log; clients expect a Status with that text.
+async fn refusal(code: StatusCode, body: hyper::body::Incoming) -> Status {
+    const MOST: usize = 64 << 10;
+    let text = http_body_util::Limited::new(body, MOST).collect().await;
+    let text = text.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    match code {
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => Status::new(code, "NotFound", text),
+        StatusCode::UNAUTHORIZED => Status::new(code, "Unauthorized", text),
+        StatusCode::FORBIDDEN => Status::new(code, "Forbidden", text),
+        StatusCode::TOO_MANY_REQUESTS => Status::new(code, "TooManyRequests", text),
+        code => Status::new(code, "InternalError", text),
+    }
 }
 
 /// The protocol that the client wants to change to.

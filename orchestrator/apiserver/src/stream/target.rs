@@ -277,7 +277,10 @@ fn kubelet_of_pod(call: &Call, subresource: &str) -> Result<Option<Target>> {
             ];
             for (key, value) in parameters(&call.query) {
                 match NAMES.iter().find(|(it, _)| *it == key) {
-                    Some((_, kubelet)) if matches!(&*value, "true" | "1") => drop(query.append_pair(kubelet, "1")),
+                    // As Go reads truth: Python's client says "True".
+                    Some((_, kubelet)) if matches!(&*value, "1" | "t" | "T" | "true" | "TRUE" | "True") => {
+                        query.append_pair(kubelet, "1");
+                    }
                     None if key == "command" => drop(query.append_pair("command", &value)),
                     _ => {}
                 }

@@ -116,7 +116,10 @@ async fn run(
             Ok(answer) => {
                 let code = answer.exit_code;
                 let output = [answer.stdout, answer.stderr].concat();
-                Err(format!("command '{line}' exited with {code}: {}", excerpt(&output, code)))
+                Err(format!(
+                    "command '{line}' exited with {code}: {}",
+                    excerpt(&output, code)
+                ))
             }
             Err(error) if grace.is_some() && timed_out(&error) => Err(format!("command '{line}' took too long")),
             Err(error) => Err(error.to_string()),
@@ -148,7 +151,7 @@ mod tests {
         time::Instant,
     };
 
-    fn container(lifecycle: Value) -> Container {
+    fn container(lifecycle: &Value) -> Container {
         serde_json::from_value(json!({ "name": "c", "lifecycle": lifecycle })).unwrap()
     }
 
@@ -162,9 +165,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sleep_takes_its_time_but_no_longer_than_the_grace() {
-        let container = container(json!({ "preStop": { "sleep": { "seconds": 20 } } }));
+        let container = container(&json!({ "preStop": { "sleep": { "seconds": 20 } } }));
         let start = Instant::now();
-        pre_stop(&nowhere(), &pod(), &container, "id", None, Duration::from_secs(30)).await.unwrap();
+        pre_stop(&nowhere(), &pod(), &container, "id", None, Duration::from_secs(30))
+            .await
+            .unwrap();
         assert_eq!(start.elapsed().as_secs(), 20);
         let cut = pre_stop(&nowhere(), &pod(), &container, "id", None, Duration::from_secs(5)).await;
         assert_eq!(start.elapsed().as_secs(), 25);
@@ -190,22 +195,27 @@ mod tests {
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(stream.read_u8().await.unwrap());
             }
-            stream.write_all(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
+                .await
+                .unwrap();
             head
         });
         let address = Some("127.0.0.1".parse().unwrap());
-        post_start(&nowhere(), &pod(), &container(get.clone()), "id", address).await.unwrap();
+        post_start(&nowhere(), &pod(), &container(&get), "id", address)
+            .await
+            .unwrap();
         assert!(server.await.unwrap().starts_with(b"GET /up HTTP/1.1\r\n"));
-        let gone = post_start(&nowhere(), &pod(), &container(get), "id", address).await;
+        let gone = post_start(&nowhere(), &pod(), &container(&get), "id", address).await;
         assert_eq!(gone.unwrap_err().reason(), "FailedPostStartHook");
     }
 
     #[tokio::test]
     async fn a_runtime_that_is_away_is_a_failure() {
-        let exec = container(json!({ "postStart": { "exec": { "command": ["true"] } } }));
+        let exec = container(&json!({ "postStart": { "exec": { "command": ["true"] } } }));
         let error = post_start(&nowhere(), &pod(), &exec, "id", None).await.unwrap_err();
         assert!(error.cause.contains("ExecSync"), "{error}");
-        let nothing = container(json!({ "postStart": {} }));
+        let nothing = container(&json!({ "postStart": {} }));
         let error = post_start(&nowhere(), &pod(), &nothing, "id", None).await.unwrap_err();
         assert!(error.cause.contains("no exec"), "{error}");
     }

@@ -7,12 +7,12 @@
 mod follow;
 pub mod parse;
 mod read;
-mod rotate;
-mod select;
-mod tail;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod reading;
+mod rotate;
+mod select;
+mod tail;
 
 pub use parse::Stream;
 pub use read::{Alive, LogError, open};
@@ -82,12 +82,21 @@ mod tests {
     #[test]
     fn rotated_files_are_found_in_order() {
         let directory = tempfile::tempdir().unwrap();
-        let names = ["0.log.20261120-100001.000000", "0.log.20261120-100000.500000", "0.log", "1.log", "0.logs"];
+        let names = [
+            "0.log.20261120-100001.000000",
+            "0.log.20261120-100000.500000",
+            "0.log",
+            "1.log",
+            "0.logs",
+        ];
         for name in names {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
         let found = rotated(&directory.path().join("0.log")).unwrap();
-        let found: Vec<_> = found.iter().map(|it| it.file_name().unwrap().to_str().unwrap()).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|it| it.file_name().unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(found, ["0.log.20261120-100000.500000", "0.log.20261120-100001.000000"]);
     }
 }

@@ -97,7 +97,10 @@ mod tests {
     fn records() {
         let line = format!("{TIME} stderr P:x a  b ");
         let record = parse(line.as_bytes()).unwrap();
-        assert_eq!((record.time, record.stream, record.partial), (TIME, Stream::Stderr, true));
+        assert_eq!(
+            (record.time, record.stream, record.partial),
+            (TIME, Stream::Stderr, true)
+        );
         assert_eq!(record.text, b"a  b ");
         for empty in [format!("{TIME} stdout F "), format!("{TIME} stdout F")] {
             assert_eq!(parse(empty.as_bytes()).unwrap().text, b"");

@@ -1,5 +1,5 @@
 //! Keeps logs small: a file that has grown too large is renamed, the runtime is told to open a new one, and the oldest are
-//! removed. Source of the limits: `containerLogMaxSize` and `containerLogMaxFiles` of the KubeletConfiguration.
+//! removed. Source of the limits: `containerLogMaxSize` and `containerLogMaxFiles` of `KubeletConfiguration`.
 
 use super::{rotated, rotated_name};
 use futures::future::BoxFuture;

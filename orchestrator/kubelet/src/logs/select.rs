@@ -174,7 +174,16 @@ mod tests {
         assert_eq!(all(Options { stream, ..none.clone() }, FILE), "two\n");
         for (limit, expected) in [(0, ""), (5, "one l"), (9, "one line\n"), (99, "one line\ntwo\n\n")] {
             let limit_bytes = Some(limit);
-            assert_eq!(all(Options { limit_bytes, ..none.clone() }, FILE), expected);
+            assert_eq!(
+                all(
+                    Options {
+                        limit_bytes,
+                        ..none.clone()
+                    },
+                    FILE
+                ),
+                expected
+            );
         }
     }
 

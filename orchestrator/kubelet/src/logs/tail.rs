@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn blocks_end_anywhere() {
         let long = "x".repeat(1000);
-        let whole: String = (0..500).map(|n| format!("2026-11-20T10:00:00Z stdout F {long} {n}\n")).collect();
+        let whole: String = (0..500)
+            .map(|n| format!("2026-11-20T10:00:00Z stdout F {long} {n}\n"))
+            .collect();
         for lines in [1, 2, 64, 65, 66, 130, 499, 500] {
             let expected: String = (500 - lines..500).map(|it| it.to_string()).collect();
             assert_eq!(last(&whole, lines), expected);

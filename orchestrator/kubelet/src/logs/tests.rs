@@ -77,7 +77,10 @@ async fn without_follow_what_is_there_is_all() {
         ..Options::default()
     };
     let tail = Follower::start(&path, tail, &running).await.all().await;
-    assert_eq!(tail, "2026-11-20T10:00:00Z line 19998\n2026-11-20T10:00:00Z line 19999\n");
+    assert_eq!(
+        tail,
+        "2026-11-20T10:00:00Z line 19998\n2026-11-20T10:00:00Z line 19999\n"
+    );
     let missing = open(&directory.path().join("9.log"), Options::default(), alive(&running)).await;
     assert!(missing.err().unwrap().to_string().contains("9.log"));
 }
@@ -164,8 +167,19 @@ async fn files_that_are_too_large_are_rotated_and_the_oldest_removed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("0.log");
     let (reopen, asked) = runtime(&path, true);
-    let (one, limits) = (path.clone(), Limits { max_bytes: 100, max_files: 3 });
-    let active: Active = Arc::new(move || vec![("id".to_owned(), one.clone()), ("gone".to_owned(), "/nowhere/0.log".into())]);
+    let (one, limits) = (
+        path.clone(),
+        Limits {
+            max_bytes: 100,
+            max_files: 3,
+        },
+    );
+    let active: Active = Arc::new(move || {
+        vec![
+            ("id".to_owned(), one.clone()),
+            ("gone".to_owned(), "/nowhere/0.log".into()),
+        ]
+    });
     let rotator = Rotator::new(limits, active, reopen);
     for round in 0..6 {
         let now = jiff::Timestamp::from_second(1_800_000_000 + round).unwrap();
@@ -177,7 +191,11 @@ async fn files_that_are_too_large_are_rotated_and_the_oldest_removed() {
         rotator.round(now).await;
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     }
-    let kept: Vec<_> = rotated(&path).unwrap().iter().map(|it| std::fs::read(it).unwrap()[99]).collect();
+    let kept: Vec<_> = rotated(&path)
+        .unwrap()
+        .iter()
+        .map(|it| std::fs::read(it).unwrap()[99])
+        .collect();
     assert_eq!(kept, b"45");
     assert_eq!(asked.lock().unwrap().len(), 6);
 }
@@ -188,7 +206,13 @@ async fn a_runtime_that_refuses_keeps_its_file_under_its_name() {
     let path = directory.path().join("0.log");
     std::fs::write(&path, "x".repeat(200)).unwrap();
     let (reopen, _) = runtime(&path, false);
-    let (one, limits) = (path.clone(), Limits { max_bytes: 100, max_files: 3 });
+    let (one, limits) = (
+        path.clone(),
+        Limits {
+            max_bytes: 100,
+            max_files: 3,
+        },
+    );
     let rotator = Rotator::new(limits, Arc::new(move || vec![("id".to_owned(), one.clone())]), reopen);
     rotator.round(jiff::Timestamp::now()).await;
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 200);

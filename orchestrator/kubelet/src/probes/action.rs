@@ -1,7 +1,8 @@
 //! From a probe's definition to what is to be done.
 
+use crate::podspec::expand;
 use k8s_openapi::{
-    api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, Probe, TCPSocketAction},
+    api::core::v1::{Container, GRPCAction, HTTPGetAction, Probe, TCPSocketAction},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use std::net::IpAddr;
@@ -59,7 +60,11 @@ impl Action {
     /// What is missing or wrong, in words for the pod's owner.
     pub fn of_probe(probe: &Probe, container: &Container, pod_ip: Option<IpAddr>) -> Result<Self, String> {
         if let Some(exec) = &probe.exec {
-            return Ok(Self::exec(exec));
+            let command = exec.command.iter().flatten();
+            let command = command
+                .map(|it| expand(it, |name| plain_value(container, name)).text)
+                .collect();
+            return Ok(Self::Exec { command });
         }
         if let Some(http) = &probe.http_get {
             return Self::http(http, container, pod_ip);
@@ -73,13 +78,6 @@ impl Action {
         Err(format!("missing probe handler for container {}", container.name))
     }
 
-    /// A command.
-    #[must_use]
-    pub fn exec(action: &ExecAction) -> Self {
-        let command = action.command.clone().unwrap_or_default();
-        Self::Exec { command }
-    }
-
     /// A GET request.
     ///
     /// # Errors
@@ -91,7 +89,10 @@ impl Action {
             path.insert(0, '/');
         }
         Ok(Self::Http(HttpGet {
-            tls: action.scheme.as_deref().is_some_and(|it| it.eq_ignore_ascii_case("https")),
+            tls: action
+                .scheme
+                .as_deref()
+                .is_some_and(|it| it.eq_ignore_ascii_case("https")),
             host: host(action.host.as_deref(), pod_ip)?,
             port: port(&action.port, container)?,
             path,
@@ -117,6 +118,13 @@ impl Action {
             service: action.service.clone().unwrap_or_default(),
         })
     }
+}
+
+/// A variable that the container's definition gives a value: those from elsewhere are not known here. Source: upstream expands
+/// probe commands by them alone.
+fn plain_value<'a>(container: &'a Container, name: &str) -> Option<&'a str> {
+    let mut named = container.env.iter().flatten().rev().filter(|it| it.name == name);
+    named.next()?.value.as_deref()
 }
 
 fn host(given: Option<&str>, pod_ip: Option<IpAddr>) -> Result<String, String> {
@@ -157,7 +165,7 @@ mod tests {
     use serde_json::json;
 
     fn action(probe: serde_json::Value, pod_ip: Option<&str>) -> Result<Action, String> {
-        let container = json!({ "name": "c", "ports": [{ "name": "web", "containerPort": 8080 }] });
+        let container = json!({ "name": "c", "ports": [{ "name": "web", "containerPort": 8080 }], "env": [{ "name": "A", "value": "1" }] });
         let container = serde_json::from_value(container).unwrap();
         let probe = serde_json::from_value(probe).unwrap();
         Action::of_probe(&probe, &container, pod_ip.map(|it| it.parse().unwrap()))
@@ -174,6 +182,9 @@ mod tests {
             headers: vec![("A".to_owned(), "b".to_owned())],
         });
         assert_eq!(action(http, Some("10.1.0.5")), Ok(expected));
+        let command = vec!["test 1 $(B)".to_owned()];
+        let exec = json!({ "exec": { "command": ["test $(A) $(B)"] } });
+        assert_eq!(action(exec, None), Ok(Action::Exec { command }));
         let (host, port) = ("h".to_owned(), 99);
         let tcp = json!({ "tcpSocket": { "port": 99, "host": "h" } });
         assert_eq!(action(tcp, None), Ok(Action::Tcp { host, port }));
@@ -185,7 +196,10 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_says_why() {
         for (probe, expected) in [
-            (json!({ "tcpSocket": { "port": "none" } }), "container c has no port named \"none\""),
+            (
+                json!({ "tcpSocket": { "port": "none" } }),
+                "container c has no port named \"none\"",
+            ),
             (json!({ "tcpSocket": { "port": 70_000 } }), "invalid port number: 70000"),
             (json!({ "grpc": { "port": 0 } }), "invalid port number: 0"),
             (json!({}), "missing probe handler for container c"),

@@ -132,7 +132,10 @@ mod tests {
             host: "127.0.0.1".to_owned(),
             port,
             path: path.to_owned(),
-            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         })
     }
 
@@ -146,11 +149,18 @@ mod tests {
     async fn http_codes() {
         for (code, works) in [(200, true), (399, true), (400, false), (503, false)] {
             let (port, asked) = server(vec![answer(code, "")]).await;
-            let attempt = checker().check("c", &get(port, "/p?q", &[("Host", "web"), ("X-A", "1")]), LONG).await;
+            let attempt = checker()
+                .check("c", &get(port, "/p?q", &[("Host", "web"), ("X-A", "1")]), LONG)
+                .await;
             assert_eq!(attempt == Attempt::Success, works, "{attempt:?}");
             let asked = asked.await.unwrap().remove(0);
             assert!(asked.starts_with("get /p?q http/1.1\r\n"), "{asked}");
-            for header in ["host: web\r\n", "x-a: 1\r\n", "user-agent: kube-probe/", "accept: */*\r\n"] {
+            for header in [
+                "host: web\r\n",
+                "x-a: 1\r\n",
+                "user-agent: kube-probe/",
+                "accept: */*\r\n",
+            ] {
                 assert!(asked.contains(header), "{asked}");
             }
             assert_eq!(asked.matches("host:").count(), 1);
@@ -161,7 +171,10 @@ mod tests {
     async fn redirects_are_followed_on_the_same_host_only() {
         let (port, asked) = server(vec![answer(302, "Location: /next\r\n"), answer(500, "")]).await;
         let attempt = checker().check("c", &get(port, "/", &[]), LONG).await;
-        assert_eq!(attempt, Attempt::Failure("HTTP probe failed with statuscode: 500".to_owned()));
+        assert_eq!(
+            attempt,
+            Attempt::Failure("HTTP probe failed with statuscode: 500".to_owned())
+        );
         assert!(asked.await.unwrap()[1].starts_with("get /next "));
         let (port, _) = server(vec![answer(301, "Location: http://192.0.2.1/\r\n")]).await;
         assert_eq!(checker().check("c", &get(port, "/", &[]), LONG).await, Attempt::Success);
@@ -180,7 +193,9 @@ mod tests {
         };
         assert_eq!(checker().check("c", &tcp, LONG).await, Attempt::Success);
         // Accepted by the kernel, answered by nobody.
-        let attempt = checker().check("c", &get(port, "/", &[]), Duration::from_millis(1)).await;
+        let attempt = checker()
+            .check("c", &get(port, "/", &[]), Duration::from_millis(1))
+            .await;
         assert!(matches!(attempt, Attempt::Failure(_)), "{attempt:?}");
         drop(listener);
         for action in [tcp, get(port, "/", &[])] {

@@ -17,7 +17,8 @@ impl Counter {
     /// With the thresholds of this probe; the API's defaults are 1 and 3.
     #[must_use]
     pub fn new(probe: &Probe) -> Self {
-        let threshold = |given: Option<i32>, default| given.and_then(|it| u32::try_from(it).ok()).unwrap_or(default).max(1);
+        let threshold =
+            |given: Option<i32>, default| given.and_then(|it| u32::try_from(it).ok()).unwrap_or(default).max(1);
         Self {
             success_threshold: threshold(probe.success_threshold, 1),
             failure_threshold: threshold(probe.failure_threshold, 3),
@@ -76,7 +77,11 @@ mod tests {
             (Some(2), Some(3), "sfsfsfss", ".......s"),
             (Some(0), Some(-1), "sfff", "s..f"),
         ] {
-            assert_eq!(run(success, failure, tries), expected, "{success:?} {failure:?} {tries}");
+            assert_eq!(
+                run(success, failure, tries),
+                expected,
+                "{success:?} {failure:?} {tries}"
+            );
         }
     }
 }

@@ -24,7 +24,11 @@ const SERVING: i32 = 1;
 
 /// Asks once, without TLS. The caller keeps the time.
 pub(super) async fn check(host: &str, port: u16, service: &str) -> Attempt {
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let bracketed = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
     let endpoint = Endpoint::from_shared(format!("http://{bracketed}:{port}"));
     let endpoint = match endpoint.and_then(|it| it.user_agent("kube-probe/1.36")) {
         Ok(endpoint) => endpoint,
@@ -51,10 +55,14 @@ pub(super) async fn check(host: &str, port: u16, service: &str) -> Attempt {
             SERVING => Attempt::Success,
             other => Attempt::Failure(format!("service unhealthy (responded with {:?})", name(other))),
         },
-        Err(status) if status.code() == Code::Unimplemented => {
-            Attempt::Failure("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned())
-        }
-        Err(status) => Attempt::Failure(format!("service health check failed: {} ({})", status.message(), status.code())),
+        Err(status) if status.code() == Code::Unimplemented => Attempt::Failure(
+            "this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned(),
+        ),
+        Err(status) => Attempt::Failure(format!(
+            "service health check failed: {} ({})",
+            status.message(),
+            status.code()
+        )),
     }
 }
 

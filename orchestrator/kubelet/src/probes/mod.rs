@@ -124,14 +124,7 @@ impl Prober {
     ///
     /// `pod_ip` is where TCP, HTTP and gRPC probes go, `age` the time since the container was started: initial delays count
     /// from there. A container whose status in `pod` says `started` has no need of its startup probe: it was adopted.
-    pub fn ensure(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        container_id: &str,
-        pod_ip: Option<IpAddr>,
-        age: Duration,
-    ) {
+    pub fn ensure(&self, pod: &Pod, container: &Container, container_id: &str, pod_ip: Option<IpAddr>, age: Duration) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         if tasks.contains_key(container_id) {
             return;

@@ -146,7 +146,10 @@ impl Context<'_> {
             };
             let (tried, message) = match attempt {
                 Attempt::Success => (Some(Verdict::Success), String::new()),
-                Attempt::Failure(reason) => (Some(Verdict::Failure), format!("{} probe failed: {reason}", probing.kind)),
+                Attempt::Failure(reason) => (
+                    Some(Verdict::Failure),
+                    format!("{} probe failed: {reason}", probing.kind),
+                ),
                 Attempt::Unknown(reason) => (None, format!("{} probe errored: {reason}", probing.kind)),
             };
             let result = tried.and_then(|it| probing.counter.record(it));

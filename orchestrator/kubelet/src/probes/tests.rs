@@ -21,11 +21,18 @@ impl Check for Script {
                 panic!("{action:?}");
             };
             let start = self.start.lock().unwrap().unwrap();
-            self.asked.lock().unwrap().push((command[0].clone(), start.elapsed().as_secs()));
+            self.asked
+                .lock()
+                .unwrap()
+                .push((command[0].clone(), start.elapsed().as_secs()));
             let answer = {
                 let mut all = self.answers.lock().unwrap();
                 let mine = all.get_mut(&command[0]).unwrap();
-                if mine.len() > 1 { mine.pop_front().unwrap() } else { mine[0] }
+                if mine.len() > 1 {
+                    mine.pop_front().unwrap()
+                } else {
+                    mine[0]
+                }
             };
             match answer {
                 's' => Attempt::Success,
@@ -47,7 +54,7 @@ struct Setup {
     outcomes: mpsc::Receiver<Outcome>,
 }
 
-fn probe(name: &str, more: Value) -> Value {
+fn probe(name: &str, more: &Value) -> Value {
     let mut probe = json!({ "exec": { "command": [name] } });
     probe.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     probe
@@ -56,18 +63,28 @@ fn probe(name: &str, more: Value) -> Value {
 impl Setup {
     fn new(answers: &[(&str, &str)]) -> Self {
         let script = Arc::new(Script::default());
-        let answers = answers.iter().map(|(name, script)| ((*name).to_owned(), script.chars().collect()));
+        let answers = answers
+            .iter()
+            .map(|(name, script)| ((*name).to_owned(), script.chars().collect()));
         *script.answers.lock().unwrap() = answers.collect();
         *script.start.lock().unwrap() = Some(Instant::now());
         let (sender, outcomes) = mpsc::channel(100);
         let prober = Prober::with(Arc::clone(&script) as Arc<dyn Check>, sender);
-        Self { script, prober, outcomes }
+        Self {
+            script,
+            prober,
+            outcomes,
+        }
     }
 
-    fn ensure(&self, container: &Value, status: Value, age: u64) {
+    fn ensure(&self, container: &Value, status: &Value, age: u64) {
         let pod = json!({ "metadata": { "uid": "u" }, "status": status });
-        let (pod, container) = (serde_json::from_value(pod).unwrap(), serde_json::from_value(container.clone()).unwrap());
-        self.prober.ensure(&pod, &container, "id", None, Duration::from_secs(age));
+        let (pod, container) = (
+            serde_json::from_value(pod).unwrap(),
+            serde_json::from_value(container.clone()).unwrap(),
+        );
+        self.prober
+            .ensure(&pod, &container, "id", None, Duration::from_secs(age));
     }
 
     /// Lets so much time pass; the verdicts that were told, as `ready=s`.
@@ -98,11 +115,11 @@ async fn delays_and_periods() {
     let mut setup = Setup::new(&[("r", "s"), ("l", "s")]);
     let container = json!({
         "name": "c",
-        "readinessProbe": probe("r", json!({ "initialDelaySeconds": 5, "periodSeconds": 3 })),
-        "livenessProbe": probe("l", json!({})),
+        "readinessProbe": probe("r", &json!({ "initialDelaySeconds": 5, "periodSeconds": 3 })),
+        "livenessProbe": probe("l", &json!({})),
     });
-    setup.ensure(&container, json!({}), 0);
-    setup.ensure(&container, json!({}), 0);
+    setup.ensure(&container, &json!({}), 0);
+    setup.ensure(&container, &json!({}), 0);
     assert_eq!(setup.after(15).await, ["Liveness=s", "Readiness=s"]);
     assert_eq!(setup.asked("r"), [5, 8, 11, 14]);
     assert_eq!(setup.asked("l"), [0, 10]);
@@ -115,7 +132,11 @@ async fn delays_and_periods() {
 async fn delays_count_from_the_start_of_the_container() {
     let mut setup = Setup::new(&[("r", "s")]);
     let delay = json!({ "initialDelaySeconds": 60 });
-    setup.ensure(&json!({ "name": "c", "readinessProbe": probe("r", delay) }), json!({}), 58);
+    setup.ensure(
+        &json!({ "name": "c", "readinessProbe": probe("r", &delay) }),
+        json!({}),
+        58,
+    );
     assert_eq!(setup.after(3).await, ["Readiness=s"]);
     assert_eq!(setup.asked("r"), [2]);
 }
@@ -125,16 +146,19 @@ async fn nothing_else_is_asked_before_the_container_has_started() {
     let mut setup = Setup::new(&[("s", "ffffs"), ("r", "s"), ("l", "s")]);
     let container = json!({
         "name": "c",
-        "startupProbe": probe("s", json!({ "periodSeconds": 10, "failureThreshold": 6 })),
-        "readinessProbe": probe("r", json!({ "initialDelaySeconds": 45 })),
-        "livenessProbe": probe("l", json!({})),
+        "startupProbe": probe("s", &json!({ "periodSeconds": 10, "failureThreshold": 6 })),
+        "readinessProbe": probe("r", &json!({ "initialDelaySeconds": 45 })),
+        "livenessProbe": probe("l", &json!({})),
     });
-    setup.ensure(&container, json!({}), 0);
+    setup.ensure(&container, &json!({}), 0);
     assert!(setup.after(39).await.is_empty());
     assert!(setup.asked("l").is_empty());
     assert_eq!(setup.after(2).await, ["Startup=s", "Liveness=s"]);
     assert_eq!(setup.after(5).await, ["Readiness=s"]);
-    assert_eq!((setup.asked("s").len(), setup.asked("l"), setup.asked("r")), (5, vec![40], vec![45]));
+    assert_eq!(
+        (setup.asked("s").len(), setup.asked("l"), setup.asked("r")),
+        (5, vec![40], vec![45])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,10 +166,10 @@ async fn a_container_that_does_not_start_is_given_up() {
     let mut setup = Setup::new(&[("s", "f"), ("l", "s")]);
     let container = json!({
         "name": "c",
-        "startupProbe": probe("s", json!({ "periodSeconds": 1, "failureThreshold": 3 })),
-        "livenessProbe": probe("l", json!({})),
+        "startupProbe": probe("s", &json!({ "periodSeconds": 1, "failureThreshold": 3 })),
+        "livenessProbe": probe("l", &json!({})),
     });
-    setup.ensure(&container, json!({}), 0);
+    setup.ensure(&container, &json!({}), 0);
     assert_eq!(setup.after(100).await, ["Startup=f"]);
     assert_eq!((setup.asked("s"), setup.asked("l")), (vec![0, 1, 2], vec![]));
 }
@@ -153,7 +177,7 @@ async fn a_container_that_does_not_start_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn an_adopted_container_that_has_started_is_not_asked_again_whether_it_has() {
     let container = json!({
-        "name": "c", "startupProbe": probe("s", json!({})), "livenessProbe": probe("l", json!({})),
+        "name": "c", "startupProbe": probe("s", &json!({})), "livenessProbe": probe("l", &json!({})),
     });
     for (id, started, expected) in [
         ("containerd://id", true, vec!["Liveness=s"]),
@@ -164,7 +188,7 @@ async fn an_adopted_container_that_has_started_is_not_asked_again_whether_it_has
         let status = json!({ "containerStatuses": [
             { "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0, "containerID": id, "started": started },
         ] });
-        setup.ensure(&container, status, 0);
+        setup.ensure(&container, &status, 0);
         assert_eq!(setup.after(1).await, expected);
     }
 }
@@ -174,13 +198,16 @@ async fn a_dead_container_is_told_once_and_its_readiness_goes_on() {
     let mut setup = Setup::new(&[("l", "sfff"), ("r", "sfs")]);
     let container = json!({
         "name": "c",
-        "livenessProbe": probe("l", json!({ "periodSeconds": 10 })),
-        "readinessProbe": probe("r", json!({ "periodSeconds": 10, "failureThreshold": 1 })),
+        "livenessProbe": probe("l", &json!({ "periodSeconds": 10 })),
+        "readinessProbe": probe("r", &json!({ "periodSeconds": 10, "failureThreshold": 1 })),
     });
-    setup.ensure(&container, json!({}), 0);
+    setup.ensure(&container, &json!({}), 0);
     let told = setup.outcomes_after(15).await;
     assert_eq!(told[2].message, "Liveness probe failed: no");
-    assert_eq!((told[2].result, &*told[2].pod_uid, &*told[2].container_id), (None, "u", "id"));
+    assert_eq!(
+        (told[2].result, &*told[2].pod_uid, &*told[2].container_id),
+        (None, "u", "id")
+    );
     assert_eq!(told[3].message, "Readiness probe failed: no");
     assert_eq!(told[3].result, Some(Verdict::Failure));
     assert_eq!(setup.after(100).await, ["Readiness=s", "Liveness=f"]);
@@ -192,7 +219,7 @@ async fn a_dead_container_is_told_once_and_its_readiness_goes_on() {
 async fn a_slow_answer_delays_the_next_try() {
     let mut setup = Setup::new(&[("l", "t")]);
     let slow = json!({ "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 2 });
-    setup.ensure(&json!({ "name": "c", "livenessProbe": probe("l", slow) }), json!({}), 0);
+    setup.ensure(&json!({ "name": "c", "livenessProbe": probe("l", &slow) }), &json!({}), 0);
     assert_eq!(setup.after(60).await, ["Liveness=f"]);
     assert_eq!(setup.asked("l"), [0, 5]);
 }
@@ -201,7 +228,11 @@ async fn a_slow_answer_delays_the_next_try() {
 async fn what_could_not_be_tried_counts_as_no_try() {
     let mut setup = Setup::new(&[("l", "fuuuufs")]);
     let twice = json!({ "periodSeconds": 1, "failureThreshold": 2 });
-    setup.ensure(&json!({ "name": "c", "livenessProbe": probe("l", twice) }), json!({}), 0);
+    setup.ensure(
+        &json!({ "name": "c", "livenessProbe": probe("l", &twice) }),
+        json!({}),
+        0,
+    );
     let told = setup.outcomes_after(60).await;
     assert_eq!(told[1].message, "Liveness probe errored: runtime away");
     assert_eq!(told.last().unwrap().result, Some(Verdict::Failure));
@@ -212,9 +243,9 @@ async fn what_could_not_be_tried_counts_as_no_try() {
 async fn a_pod_that_ends_is_asked_only_whether_it_is_ready() {
     let mut setup = Setup::new(&[("l", "sf"), ("r", "sf")]);
     let container = json!({
-        "name": "c", "livenessProbe": probe("l", json!({})), "readinessProbe": probe("r", json!({})),
+        "name": "c", "livenessProbe": probe("l", &json!({})), "readinessProbe": probe("r", &json!({})),
     });
-    setup.ensure(&container, json!({}), 0);
+    setup.ensure(&container, &json!({}), 0);
     setup.after(1).await;
     setup.prober.terminating("id");
     assert_eq!(setup.after(100).await, ["Readiness=f"]);
@@ -224,6 +255,6 @@ async fn a_pod_that_ends_is_asked_only_whether_it_is_ready() {
 #[tokio::test(start_paused = true)]
 async fn nothing_to_ask_makes_no_task() {
     let setup = Setup::new(&[]);
-    setup.ensure(&json!({ "name": "c" }), json!({}), 0);
+    setup.ensure(&json!({ "name": "c" }), &json!({}), 0);
     assert!(setup.prober.tasks.lock().unwrap().is_empty());
 }

@@ -96,7 +96,12 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn new(client: Client, node: String) -> Self {
         let (tokens, rights) = (Remembered::new(), Remembered::new());
-        Self { client, node, tokens, rights }
+        Self {
+            client,
+            node,
+            tokens,
+            rights,
+        }
     }
 
     /// Finds out who asks.
@@ -127,14 +132,21 @@ impl Door {
         };
         let reviews = Api::<TokenReview>::all(self.client.clone());
         let answer = reviews.create(&PostParams::default(), &review).await;
-        let status = answer.map_err(|error| unavailable("token", &error))?.status.unwrap_or_default();
-        let user = status.user.filter(|_| status.authenticated == Some(true)).map(|it| User {
-            name: it.username.unwrap_or_default(),
-            uid: it.uid.unwrap_or_default(),
-            groups: it.groups.unwrap_or_default(),
-            extra: it.extra.unwrap_or_default(),
-        });
-        self.tokens.put(key, user.clone(), if user.is_some() { YES } else { NO });
+        let status = answer
+            .map_err(|error| unavailable("token", &error))?
+            .status
+            .unwrap_or_default();
+        let user = status
+            .user
+            .filter(|_| status.authenticated == Some(true))
+            .map(|it| User {
+                name: it.username.unwrap_or_default(),
+                uid: it.uid.unwrap_or_default(),
+                groups: it.groups.unwrap_or_default(),
+                extra: it.extra.unwrap_or_default(),
+            });
+        self.tokens
+            .put(key, user.clone(), if user.is_some() { YES } else { NO });
         user.ok_or_else(unauthorized)
     }
 
@@ -183,7 +195,10 @@ impl Door {
         };
         let reviews = Api::<SubjectAccessReview>::all(self.client.clone());
         let answer = reviews.create(&PostParams::default(), &review).await;
-        let allowed = answer.map_err(|error| unavailable("right", &error))?.status.is_some_and(|it| it.allowed);
+        let allowed = answer
+            .map_err(|error| unavailable("right", &error))?
+            .status
+            .is_some_and(|it| it.allowed);
         self.rights.put(key, allowed, if allowed { YES } else { NO });
         Ok(allowed)
     }
@@ -221,7 +236,10 @@ mod tests {
         wanted.distinguished_name.push(rcgen::DnType::OrganizationName, "devs");
         let certificate = wanted.self_signed(&key).unwrap();
         let user = User::of_certificate(certificate.der()).unwrap();
-        assert_eq!((&*user.name, user.groups), ("jane", vec!["devs".to_owned(), "system:authenticated".to_owned()]));
+        assert_eq!(
+            (&*user.name, user.groups),
+            ("jane", vec!["devs".to_owned(), "system:authenticated".to_owned()])
+        );
         assert!(User::of_certificate(&CertificateDer::from(vec![1, 2, 3])).is_none());
     }
 }

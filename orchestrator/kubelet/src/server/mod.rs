@@ -108,7 +108,10 @@ async fn connection(acceptor: TlsAcceptor, socket: TcpStream, shared: Arc<Shared
         Err(_) => return tracing::debug!("a TLS handshake with the kubelet took too long"),
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    let user = certificates.and_then(<[_]>::first).and_then(User::of_certificate).map(Arc::new);
+    let user = certificates
+        .and_then(<[_]>::first)
+        .and_then(User::of_certificate)
+        .map(Arc::new);
     let service = service_fn(move |request| {
         let (shared, user) = (Arc::clone(&shared), user.clone());
         async move { Ok::<_, Infallible>(answer(&shared, user.as_deref(), request).await) }
@@ -116,7 +119,9 @@ async fn connection(acceptor: TlsAcceptor, socket: TcpStream, shared: Arc<Shared
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     server.http2().timer(TokioTimer::new());
-    let served = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let served = server
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
+        .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the kubelet's port ended");
     }

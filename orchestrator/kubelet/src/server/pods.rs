@@ -87,7 +87,11 @@ fn is_in(pod: &Pod, container: &str) -> bool {
     };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     containers.map(|it| &it.name).any(|it| it == container)
-        || spec.ephemeral_containers.iter().flatten().any(|it| it.name == container)
+        || spec
+            .ephemeral_containers
+            .iter()
+            .flatten()
+            .any(|it| it.name == container)
 }
 
 /// Why it waits.
@@ -192,8 +196,18 @@ mod tests {
         assert_eq!(log("ended", false).unwrap(), "/logs/n_p_u/ended/0.log ended0 false");
         for (container, previous, code, text) in [
             ("none", false, 404, "container \"none\" not found in pod \"p\""),
-            ("ended", true, 400, "previous terminated container \"ended\" in pod \"p\" not found"),
-            ("new", false, 400, "container \"new\" in pod \"p\" is waiting to start: ContainerCreating"),
+            (
+                "ended",
+                true,
+                400,
+                "previous terminated container \"ended\" in pod \"p\" not found",
+            ),
+            (
+                "new",
+                false,
+                400,
+                "container \"new\" in pod \"p\" is waiting to start: ContainerCreating",
+            ),
             (
                 "pulling",
                 false,

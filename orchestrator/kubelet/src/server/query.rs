@@ -17,7 +17,9 @@ impl Query {
 
     fn get(&self, name: &str) -> Option<&str> {
         let mut all = self.0.iter();
-        all.find(|(it, _)| it == name).map(|(_, value)| value.as_str()).filter(|it| !it.is_empty())
+        all.find(|(it, _)| it == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|it| !it.is_empty())
     }
 
     pub(super) fn all(&self, name: &str) -> Vec<String> {
@@ -26,11 +28,14 @@ impl Query {
     }
 
     pub(super) fn is_set(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|it| matches!(it, "1" | "true" | "True" | "TRUE" | "t" | "T"))
+        self.get(name)
+            .is_some_and(|it| matches!(it, "1" | "true" | "True" | "TRUE" | "t" | "T"))
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
-        let parsed = self.get(name).map(|it| it.parse().map_err(|_| bad(name, it, "a number that is not negative")));
+        let parsed = self
+            .get(name)
+            .map(|it| it.parse().map_err(|_| bad(name, it, "a number that is not negative")));
         parsed.transpose()
     }
 
@@ -42,7 +47,10 @@ impl Query {
         let since = match (self.number("sinceSeconds")?, self.get("sinceTime")) {
             (Some(seconds), _) => {
                 let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-                Some(now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN))
+                Some(
+                    now.checked_sub(SignedDuration::from_secs(seconds))
+                        .unwrap_or(Timestamp::MIN),
+                )
             }
             (None, Some(time)) => Some(time.parse().map_err(|_| bad("sinceTime", time, "an RFC 3339 time"))?),
             (None, None) => None,
@@ -128,8 +136,17 @@ mod tests {
         assert_eq!(options(all), Ok(expected));
         let since = options("sinceTime=2026-11-20T11%3A00%3A00%2B02%3A00").unwrap().since;
         assert_eq!(since, Some("2026-11-20T09:00:00Z".parse().unwrap()));
-        assert_eq!(options("sinceSeconds=99999999999999999").unwrap().since, Some(Timestamp::MIN));
-        for wrong in ["tailLines=-1", "limitBytes=x", "sinceTime=yesterday", "stream=Both", "sinceSeconds=1.5"] {
+        assert_eq!(
+            options("sinceSeconds=99999999999999999").unwrap().since,
+            Some(Timestamp::MIN)
+        );
+        for wrong in [
+            "tailLines=-1",
+            "limitBytes=x",
+            "sinceTime=yesterday",
+            "stream=Both",
+            "sinceSeconds=1.5",
+        ] {
             assert!(options(wrong).unwrap_err().contains("Invalid value"), "{wrong}");
         }
     }
@@ -139,7 +156,10 @@ mod tests {
         let streams = query("input=1&output=1&error=1&tty=1").streams().unwrap();
         assert!(streams.stdin && streams.stdout && streams.tty && !streams.stderr);
         assert!(query("tty=1").streams().is_err());
-        assert_eq!(query("command=sh&command=-c&command=a%20b").all("command"), ["sh", "-c", "a b"]);
+        assert_eq!(
+            query("command=sh&command=-c&command=a%20b").all("command"),
+            ["sh", "-c", "a b"]
+        );
         assert_eq!(query("ports=80,81&port=82").ports().unwrap(), [82, 80, 81]);
         assert!(query("ports=0").ports().is_err());
     }

@@ -37,7 +37,11 @@ impl NodeUsage {
     fn parse(stat: &str, memory: &str) -> Self {
         let cpu = stat.lines().find_map(|it| it.strip_prefix("cpu ")).unwrap_or_default();
         // user nice system idle iowait irq softirq steal
-        let busy = cpu.split_whitespace().take(8).enumerate().filter(|(n, _)| !matches!(n, 3 | 4));
+        let busy = cpu
+            .split_whitespace()
+            .take(8)
+            .enumerate()
+            .filter(|(n, _)| !matches!(n, 3 | 4));
         let busy: u64 = busy.filter_map(|(_, it)| it.parse::<u64>().ok()).sum();
         let kib = |name: &str| {
             let line = memory.lines().find_map(|it| it.strip_prefix(name));
@@ -79,9 +83,10 @@ fn number(value: Option<&UInt64Value>) -> Option<u64> {
     value.map(|it| it.value)
 }
 
-/// In order of pods; what is not a pod's is left out.
+/// In order of pods; what is not a pod's, or does not run any more, is left out.
 fn used(stats: &[ContainerStats]) -> Vec<Used<'_>> {
     fn one(stats: &ContainerStats) -> Option<Used<'_>> {
+        stats.cpu.as_ref()?;
         let labels = &stats.attributes.as_ref()?.labels;
         let label = |name| labels.get(name).map(String::as_str);
         Some(Used {
@@ -114,7 +119,10 @@ fn family(out: &mut String, name: &str, kind: &str, help: &str, samples: &[(Stri
 pub(super) fn resource_metrics(stats: &[ContainerStats], node: NodeUsage, failed: bool) -> String {
     let used = used(stats);
     let container = |it: &Used<'_>| {
-        format!("{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}", it.container, it.namespace, it.pod)
+        format!(
+            "{{container=\"{}\",namespace=\"{}\",pod=\"{}\"}}",
+            it.container, it.namespace, it.pod
+        )
     };
     let each = |value: &dyn Fn(&Used<'_>) -> Option<String>| -> Vec<_> {
         used.iter().filter_map(|it| Some((container(it), value(it)?))).collect()
@@ -141,10 +149,25 @@ pub(super) fn resource_metrics(stats: &[ContainerStats], node: NodeUsage, failed
     let help = "Current working set of the container in bytes";
     family(&mut out, "container_memory_working_set_bytes", gauge, help, &memory);
     let help = "Cumulative cpu time consumed by the node in core-seconds";
-    family(&mut out, "node_cpu_usage_seconds_total", counter, help, &plain(seconds(node.cpu_ns)));
+    family(
+        &mut out,
+        "node_cpu_usage_seconds_total",
+        counter,
+        help,
+        &plain(seconds(node.cpu_ns)),
+    );
     let help = "Current working set of the node in bytes";
-    family(&mut out, "node_memory_working_set_bytes", gauge, help, &plain(node.working_set().to_string()));
-    let cpu: Vec<_> = per_pod(&|it| it.cpu_ns()).into_iter().map(|(pod, ns)| labelled((pod, seconds(ns)))).collect();
+    family(
+        &mut out,
+        "node_memory_working_set_bytes",
+        gauge,
+        help,
+        &plain(node.working_set().to_string()),
+    );
+    let cpu: Vec<_> = per_pod(&|it| it.cpu_ns())
+        .into_iter()
+        .map(|(pod, ns)| labelled((pod, seconds(ns))))
+        .collect();
     let help = "Cumulative cpu time consumed by the pod in core-seconds";
     family(&mut out, "pod_cpu_usage_seconds_total", counter, help, &cpu);
     let memory = per_pod(&|it| it.working_set()).into_iter();
@@ -152,7 +175,13 @@ pub(super) fn resource_metrics(stats: &[ContainerStats], node: NodeUsage, failed
     let help = "Current working set of the pod in bytes";
     family(&mut out, "pod_memory_working_set_bytes", gauge, help, &memory);
     let help = "1 if there was an error while getting container metrics, 0 otherwise";
-    family(&mut out, "resource_scrape_error", gauge, help, &plain(u8::from(failed).to_string()));
+    family(
+        &mut out,
+        "resource_scrape_error",
+        gauge,
+        help,
+        &plain(u8::from(failed).to_string()),
+    );
     out
 }
 
@@ -164,7 +193,11 @@ pub(super) fn summary(node_name: &str, stats: &[ContainerStats], node: NodeUsage
         let mut container = json!({ "name": it.container });
         if let Some(cpu) = &it.stats.cpu {
             container["cpu"] = json!({ "time": time(cpu.timestamp) });
-            put(&mut container["cpu"], "usageCoreNanoSeconds", cpu.usage_core_nano_seconds.as_ref());
+            put(
+                &mut container["cpu"],
+                "usageCoreNanoSeconds",
+                cpu.usage_core_nano_seconds.as_ref(),
+            );
             put(&mut container["cpu"], "usageNanoCores", cpu.usage_nano_cores.as_ref());
         }
         if let Some(memory) = &it.stats.memory {
@@ -177,7 +210,8 @@ pub(super) fn summary(node_name: &str, stats: &[ContainerStats], node: NodeUsage
             put(memory_of, "pageFaults", memory.page_faults.as_ref());
             put(memory_of, "majorPageFaults", memory.major_page_faults.as_ref());
         }
-        if let Some(layer) = &it.stats.writable_layer {
+        // A snapshotter that keeps no account gives a time of 0.
+        if let Some(layer) = it.stats.writable_layer.as_ref().filter(|it| it.timestamp > 0) {
             container["rootfs"] = json!({ "time": time(layer.timestamp) });
             put(&mut container["rootfs"], "usedBytes", layer.used_bytes.as_ref());
             put(&mut container["rootfs"], "inodesUsed", layer.inodes_used.as_ref());
@@ -218,7 +252,12 @@ mod tests {
     use crate::cri::v1::{ContainerAttributes, CpuUsage, MemoryUsage};
 
     fn container(pod: &str, name: &str, value: u64) -> ContainerStats {
-        let labels = [(POD_NAME, pod), (POD_NAMESPACE, "n"), (POD_UID, "u"), (CONTAINER_NAME, name)];
+        let labels = [
+            (POD_NAME, pod),
+            (POD_NAMESPACE, "n"),
+            (POD_UID, "u"),
+            (CONTAINER_NAME, name),
+        ];
         ContainerStats {
             attributes: Some(ContainerAttributes {
                 labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
@@ -239,7 +278,10 @@ mod tests {
 
     fn node() -> NodeUsage {
         let stat = "cpu  100 10 50 9999 99 1 2 3 7 0\ncpu0 1 1 1 1\n";
-        NodeUsage::parse(stat, "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    400 kB\n")
+        NodeUsage::parse(
+            stat,
+            "MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    400 kB\n",
+        )
     }
 
     #[test]
@@ -256,7 +298,16 @@ mod tests {
 
     #[test]
     fn metrics() {
-        let stats = [container("p", "b", 2), container("p", "a", 1_500_000_000), ContainerStats::default()];
+        let ended = ContainerStats {
+            cpu: None,
+            ..container("p", "a", 7)
+        };
+        let stats = [
+            container("p", "b", 2),
+            container("p", "a", 1_500_000_000),
+            ended,
+            ContainerStats::default(),
+        ];
         let text = resource_metrics(&stats, node(), false);
         for line in [
             "container_cpu_usage_seconds_total{container=\"a\",namespace=\"n\",pod=\"p\"} 1.500000000",

@@ -30,7 +30,9 @@ pub fn tls_config(tls: &ServingTls) -> Result<Arc<ServerConfig>, TlsError> {
         TlsError { what, cause }
     }
     fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| failed(what, error))
+        CertificateDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed(what, error))
     }
     let chain = certificates("the certificate", &tls.certificates)?;
     let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|error| failed("the key", error))?;

@@ -11,7 +11,21 @@ use std::{
 use tar::{Builder, Header};
 
 const PROGRAMS: [&str; 15] = [
-    "sh", "cat", "head", "sleep", "tar", "stty", "seq", "sha256sum", "mkdir", "ls", "wc", "touch", "test", "env", "grep",
+    "sh",
+    "cat",
+    "head",
+    "sleep",
+    "tar",
+    "stty",
+    "seq",
+    "sha256sum",
+    "mkdir",
+    "ls",
+    "wc",
+    "touch",
+    "test",
+    "env",
+    "grep",
 ];
 
 /// Writes it.
@@ -36,7 +50,9 @@ pub(super) fn write(archive: &Path, name: &str) {
     let manifest = manifest.to_string().into_bytes();
     let mut listed = descriptor("manifest.v1+json", &manifest);
     listed["annotations"] = json!({ "io.containerd.image.name": name });
-    let index = json!({ "schemaVersion": 2, "manifests": [listed] }).to_string().into_bytes();
+    let index = json!({ "schemaVersion": 2, "manifests": [listed] })
+        .to_string()
+        .into_bytes();
     let mut out = Builder::new(File::create(archive).unwrap());
     for blob in [&layer, &config, &manifest] {
         let name = digest(blob).replace(':', "/");
@@ -72,7 +88,12 @@ fn layer() -> Vec<u8> {
     for program in PROGRAMS {
         let path = find(program);
         libraries.extend(needed(&path));
-        put(&mut out, &format!("bin/{program}"), &std::fs::read(path).unwrap(), 0o755);
+        put(
+            &mut out,
+            &format!("bin/{program}"),
+            &std::fs::read(path).unwrap(),
+            0o755,
+        );
     }
     for library in libraries {
         let inside = library.strip_prefix("/").unwrap().display().to_string();
@@ -83,7 +104,9 @@ fn layer() -> Vec<u8> {
 
 fn find(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
-    let found = std::env::split_paths(&path).map(|it| it.join(program)).find(|it| it.is_file());
+    let found = std::env::split_paths(&path)
+        .map(|it| it.join(program))
+        .find(|it| it.is_file());
     found.unwrap_or_else(|| panic!("{program} is not installed"))
 }
 
@@ -91,5 +114,9 @@ fn find(program: &str) -> PathBuf {
 fn needed(program: &Path) -> Vec<PathBuf> {
     let output = Command::new("ldd").arg(program).output().unwrap().stdout;
     let output = String::from_utf8(output).unwrap();
-    output.split_whitespace().filter(|it| it.starts_with('/')).map(PathBuf::from).collect()
+    output
+        .split_whitespace()
+        .filter(|it| it.starts_with('/'))
+        .map(PathBuf::from)
+        .collect()
 }

@@ -1,6 +1,11 @@
 //! A containerd of its own for each test: own directories, own mounts, own processes. When it is dropped, or the test
 //! process dies, the kernel ends everything in it.
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test program uses a part; nothing else sees it")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test program uses a part; nothing else sees it"
+)]
 
 mod image;
 
@@ -88,8 +93,22 @@ impl Containerd {
         // Shims have sockets below /run, wherever the state is: so they get a /run of their own. Whoever is killed, the
         // first process of the process namespace goes, and takes all others with it.
         let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(["sh", "-c", "mount -t tmpfs none /run && exec containerd --config \"$0\""])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "--",
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+            ])
+            .args([
+                "sh",
+                "-c",
+                "mount -t tmpfs none /run && exec containerd --config \"$0\"",
+            ])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -98,7 +117,12 @@ impl Containerd {
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let runtime = Runtime::new(&directory.path().join("containerd.sock")).unwrap();
-        let started = Self { directory, runtime, cgroup, child };
+        let started = Self {
+            directory,
+            runtime,
+            cgroup,
+            child,
+        };
         let mut said = String::new();
         while !said.contains("containerd successfully booted") {
             let more = log.read_line(&mut said).unwrap();
@@ -175,7 +199,9 @@ impl Containerd {
             }),
             command: ["sh", "-c", script].map(str::to_owned).to_vec(),
             labels: labels.into(),
-            log_path: fairlead_kubelet::logs::container_file(name, attempt).display().to_string(),
+            log_path: fairlead_kubelet::logs::container_file(name, attempt)
+                .display()
+                .to_string(),
             stdin: name == "talk",
             stdin_once: name == "talk",
             linux: Some(v1::LinuxContainerConfig {
@@ -188,7 +214,11 @@ impl Containerd {
             ..Default::default()
         };
         std::fs::create_dir_all(self.log_directory(pod).join(name)).unwrap();
-        let id = self.runtime.create_container(sandbox_id, config, self.sandbox(pod)).await.unwrap();
+        let id = self
+            .runtime
+            .create_container(sandbox_id, config, self.sandbox(pod))
+            .await
+            .unwrap();
         self.runtime.start_container(&id).await.unwrap();
         id
     }

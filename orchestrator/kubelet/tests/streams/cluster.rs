@@ -111,7 +111,9 @@ impl Cluster {
         });
         assert_eq!(self.server.post("/api/v1/nodes", &node).await.0, 201);
         let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "default" } });
-        self.server.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        self.server
+            .post("/api/v1/namespaces/default/serviceaccounts", &account)
+            .await;
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": { "name": POD },
             "spec": {
@@ -147,7 +149,10 @@ impl Cluster {
     pub async fn run(&self, kubectl: &std::path::Path, arguments: &[&str], input: &[u8]) -> (i32, Vec<u8>, String) {
         use std::process::Stdio;
         let mut command = self.kubectl(kubectl, arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let writing = async {
@@ -156,7 +161,10 @@ impl Cluster {
             drop(stdin);
         };
         let ending = tokio::time::timeout(PATIENCE, async { tokio::join!(writing, child.wait_with_output()).1 });
-        let output = ending.await.unwrap_or_else(|_| panic!("kubectl {arguments:?} hangs")).unwrap();
+        let output = ending
+            .await
+            .unwrap_or_else(|_| panic!("kubectl {arguments:?} hangs"))
+            .unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code().unwrap_or(-1), output.stdout, errors)
     }
@@ -181,5 +189,8 @@ pub async fn line_with(child: &mut Child, text: &str) -> String {
         }
         None
     });
-    found.await.unwrap_or_default().unwrap_or_else(|| panic!("no line with {text:?}"))
+    found
+        .await
+        .unwrap_or_default()
+        .unwrap_or_else(|| panic!("no line with {text:?}"))
 }

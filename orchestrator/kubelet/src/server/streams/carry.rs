@@ -63,14 +63,13 @@ where
     let (mut read, mut write) = tokio::io::split(runtime);
     let up = async {
         while let Some(Ok(message)) = messages.next().await {
-            match message {
-                Message::Binary(bytes) => {
-                    if write.write_all(&bytes).await.is_err() {
-                        return;
-                    }
-                }
+            let carried = match message {
+                Message::Binary(bytes) => write.write_all(&bytes).await,
                 Message::Close(_) => return,
-                _ => {}
+                _ => Ok(()),
+            };
+            if carried.is_err() {
+                return;
             }
         }
     };
@@ -107,7 +106,13 @@ where
     let (session, frames) = Session::start(wanted);
     let session = Mutex::new(session);
     let (pongs, pings) = mpsc::channel(8);
-    let up = up(&mut messages, FramedWrite::new(write, Codec::default()), frames, &session, pings);
+    let up = up(
+        &mut messages,
+        FramedWrite::new(write, Codec::default()),
+        frames,
+        &session,
+        pings,
+    );
     let down = down(&mut sink, FramedRead::new(read, Codec::default()), &session, &pongs);
     let runtime_ended = tokio::select! {
         () = up => false,
@@ -140,7 +145,9 @@ async fn up<W: AsyncWrite + Unpin>(
         let frame = tokio::select! {
             Some(pong) = pings.recv() => Some(pong),
             message = messages.next() => match message {
-                Some(Ok(Message::Binary(bytes))) => with(session, |it| it.from_client(bytes)),
+                Some(Ok(Message::Binary(bytes))) => with(session, |it| it.client_says(&bytes)),
+                // Python's client writes what is text as text.
+                Some(Ok(Message::Text(text))) => with(session, |it| it.client_says(&text.into())),
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
                 Some(Ok(_)) => None,
             },
@@ -167,7 +174,7 @@ async fn down<C, R>(
             Some(Err(error)) => break error.to_string(),
             None => break "it closed the connection".to_owned(),
         };
-        match with(session, |it| it.from_runtime(frame)) {
+        match with(session, |it| it.runtime_says(frame)) {
             Reaction::ToClient(bytes) => {
                 if send(client, bytes).await.is_err() {
                     return;

@@ -20,7 +20,9 @@ pub(super) async fn dial(url: &str, method: Method, headers: HeaderMap) -> Resul
     let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| failed(&error))?;
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
     let Some(authority) = authority else {
-        return Err(failed(&format!("{url} is no http address; it must serve without TLS on loopback")));
+        return Err(failed(&format!(
+            "{url} is no http address; it must serve without TLS on loopback"
+        )));
     };
     let mut request = Request::builder()
         .method(method)
@@ -30,12 +32,19 @@ pub(super) async fn dial(url: &str, method: Method, headers: HeaderMap) -> Resul
     *request.headers_mut() = headers;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|error| failed(&error))?;
     request.headers_mut().insert(header::HOST, host);
-    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    let address = (authority.host().trim_matches(['[', ']']).to_owned(), authority.port_u16().unwrap_or(80));
+    request
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    let address = (
+        authority.host().trim_matches(['[', ']']).to_owned(),
+        authority.port_u16().unwrap_or(80),
+    );
     let asking = async {
         let socket = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
         socket.set_nodelay(true).map_err(|error| failed(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(|error| failed(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| failed(&error))?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to the container runtime ended");

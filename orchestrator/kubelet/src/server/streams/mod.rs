@@ -123,7 +123,10 @@ fn accept(headers: &HeaderMap, protocol: &'static str) -> Result<Response<Body>,
     let key = key.filter(|_| version.is_some_and(|it| it == "13"));
     let accept = key.and_then(|it| HeaderValue::from_str(&derive_accept_key(it.as_bytes())).ok());
     let Some(accept) = accept else {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "not a WebSocket of version 13 with a key"));
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "not a WebSocket of version 13 with a key",
+        ));
     };
     let mut response = switching();
     let headers = response.headers_mut();

@@ -90,7 +90,7 @@ impl Session {
     }
 
     /// Takes a message of the client's. What belongs to no stream is left out.
-    pub(super) fn from_client(&mut self, message: Bytes) -> Option<Send> {
+    pub(super) fn client_says(&mut self, message: &Bytes) -> Option<Send> {
         match *message.first()? {
             CLOSE => {
                 let channel = *message.get(1)?;
@@ -114,15 +114,22 @@ impl Session {
     }
 
     fn stream(&self, channel: u8) -> Option<u32> {
-        self.streams.iter().find(|(_, it)| *it == channel).map(|(stream, _)| *stream)
+        self.streams
+            .iter()
+            .find(|(_, it)| *it == channel)
+            .map(|(stream, _)| *stream)
     }
 
     /// Takes a frame of the runtime's.
-    pub(super) fn from_runtime(&mut self, frame: Received) -> Reaction {
+    pub(super) fn runtime_says(&mut self, frame: Received) -> Reaction {
         match frame {
             Received::Ping { id } => Reaction::ToRuntime(Send::Pong { id }),
             Received::Data { stream, bytes, last } => {
-                let channel = self.streams.iter().find(|(it, _)| *it == stream).map(|(_, channel)| *channel);
+                let channel = self
+                    .streams
+                    .iter()
+                    .find(|(it, _)| *it == stream)
+                    .map(|(_, channel)| *channel);
                 if last {
                     self.open.retain(|it| *it != stream);
                 }
@@ -201,14 +208,23 @@ mod tests {
         let (mut session, _) = Session::start(wanted("io"));
         let bytes = Bytes::from_static(b"hello");
         let data = Send::Data { stream: 3, bytes };
-        assert_eq!(session.from_client(Bytes::from_static(b"\0hello")), Some(data));
-        for nothing in [&b"\0"[..], b"", b"\x01x", b"\x04{}", b"\xff", b"\xff\x01", b"\xff\x07", b"\x07x"] {
-            assert_eq!(session.from_client(Bytes::from_static(nothing)), None, "{nothing:?}");
+        assert_eq!(session.client_says(&Bytes::from_static(b"\0hello")), Some(data));
+        for nothing in [
+            &b"\0"[..],
+            b"",
+            b"\x01x",
+            b"\x04{}",
+            b"\xff",
+            b"\xff\x01",
+            b"\xff\x07",
+            b"\x07x",
+        ] {
+            assert_eq!(session.client_says(&Bytes::from_static(nothing)), None, "{nothing:?}");
         }
         let end = Bytes::from_static(b"\xff\0");
-        assert_eq!(session.from_client(end.clone()), Some(Send::Finish { stream: 3 }));
-        assert_eq!(session.from_client(end), None);
-        assert_eq!(session.from_client(Bytes::from_static(b"\0late")), None);
+        assert_eq!(session.client_says(&end), Some(Send::Finish { stream: 3 }));
+        assert_eq!(session.client_says(&end), None);
+        assert_eq!(session.client_says(&Bytes::from_static(b"\0late")), None);
     }
 
     #[test]
@@ -216,7 +232,7 @@ mod tests {
         let (mut session, _) = Session::start(wanted("oe"));
         let mut data = |stream, text: &'static str, last| {
             let bytes = Bytes::from_static(text.as_bytes());
-            let reaction = session.from_runtime(Received::Data { stream, bytes, last });
+            let reaction = session.runtime_says(Received::Data { stream, bytes, last });
             (reaction, session.is_over())
         };
         let message = |text: &'static str| Reaction::ToClient(Bytes::from_static(text.as_bytes()));
@@ -231,8 +247,11 @@ mod tests {
     #[test]
     fn a_connection_that_breaks_is_told() {
         let (mut session, _) = Session::start(wanted("o"));
-        assert_eq!(session.from_runtime(Received::Reset { stream: 3 }), Reaction::Nothing);
-        assert_eq!(session.from_runtime(Received::Ping { id: 2 }), Reaction::ToRuntime(Send::Pong { id: 2 }));
+        assert_eq!(session.runtime_says(Received::Reset { stream: 3 }), Reaction::Nothing);
+        assert_eq!(
+            session.runtime_says(Received::Ping { id: 2 }),
+            Reaction::ToRuntime(Send::Pong { id: 2 })
+        );
         assert!(!session.is_over());
         let status = session.end("broken pipe").unwrap();
         assert_eq!(status[0], ERROR);
@@ -249,7 +268,7 @@ mod tests {
             let (mut session, _) = Session::start(wanted("iot"));
             let mut ended = Vec::new();
             for message in messages {
-                match session.from_client(message.into()) {
+                match session.client_says(&message.into()) {
                     Some(Send::Data { stream, bytes }) => {
                         prop_assert!([3, 7].contains(&stream) && !bytes.is_empty() && !ended.contains(&stream));
                     }

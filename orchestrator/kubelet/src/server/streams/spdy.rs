@@ -31,20 +31,35 @@ pub(super) enum Send {
         name: &'static str,
         value: &'static str,
     },
-    Data { stream: u32, bytes: Bytes },
+    Data {
+        stream: u32,
+        bytes: Bytes,
+    },
     /// No more data of ours.
-    Finish { stream: u32 },
+    Finish {
+        stream: u32,
+    },
     /// The answer to a ping.
-    Pong { id: u32 },
+    Pong {
+        id: u32,
+    },
 }
 
 /// A frame that came from the runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    Data { stream: u32, bytes: Bytes, last: bool },
+    Data {
+        stream: u32,
+        bytes: Bytes,
+        last: bool,
+    },
     /// A stream that was cut off.
-    Reset { stream: u32 },
-    Ping { id: u32 },
+    Reset {
+        stream: u32,
+    },
+    Ping {
+        id: u32,
+    },
     /// No new streams; those that are open go on.
     GoAway,
     /// Answers to streams that were opened, settings, windows: nothing to do.

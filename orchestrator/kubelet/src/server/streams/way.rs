@@ -74,11 +74,21 @@ mod tests {
             (Purpose::Forward, "SPDY/3.1", &[], Ok(Way::Pass)),
             (Purpose::Command, "websocket", &[v4], Ok(Way::Pass)),
             (Purpose::Command, "websocket", &[], Ok(Way::Pass)),
-            (Purpose::Command, "WebSocket", &["v5.channel.k8s.io, v4.channel.k8s.io"], Ok(Way::Translate)),
+            (
+                Purpose::Command,
+                "WebSocket",
+                &["v5.channel.k8s.io, v4.channel.k8s.io"],
+                Ok(Way::Translate),
+            ),
             (Purpose::Command, "websocket", &[v4, V5], Ok(Way::Translate)),
             (Purpose::Forward, "websocket", &[V5, v4], Ok(Way::Pass)),
             (Purpose::Forward, "websocket", &[TUNNEL], Ok(Way::Unwrap)),
-            (Purpose::Command, "h2c", &[], Err("only SPDY/3.1 and websocket can be upgraded to")),
+            (
+                Purpose::Command,
+                "h2c",
+                &[],
+                Err("only SPDY/3.1 and websocket can be upgraded to"),
+            ),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONNECTION, "keep-alive, Upgrade".parse().unwrap());
@@ -86,7 +96,11 @@ mod tests {
             for protocol in protocols {
                 headers.append(header::SEC_WEBSOCKET_PROTOCOL, protocol.parse().unwrap());
             }
-            assert_eq!(choose(purpose, &headers), expected, "{purpose:?} {upgrade} {protocols:?}");
+            assert_eq!(
+                choose(purpose, &headers),
+                expected,
+                "{purpose:?} {upgrade} {protocols:?}"
+            );
             headers.remove(header::CONNECTION);
             assert!(choose(purpose, &headers).is_err());
         }
