@@ -134,7 +134,7 @@ async fn delays_count_from_the_start_of_the_container() {
     let delay = json!({ "initialDelaySeconds": 60 });
     setup.ensure(
         &json!({ "name": "c", "readinessProbe": probe("r", &delay) }),
-        json!({}),
+        &json!({}),
         58,
     );
     assert_eq!(setup.after(3).await, ["Readiness=s"]);
@@ -230,7 +230,7 @@ async fn what_could_not_be_tried_counts_as_no_try() {
     let twice = json!({ "periodSeconds": 1, "failureThreshold": 2 });
     setup.ensure(
         &json!({ "name": "c", "livenessProbe": probe("l", &twice) }),
-        json!({}),
+        &json!({}),
         0,
     );
     let told = setup.outcomes_after(60).await;
