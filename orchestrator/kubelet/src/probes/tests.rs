@@ -219,7 +219,11 @@ async fn a_dead_container_is_told_once_and_its_readiness_goes_on() {
 async fn a_slow_answer_delays_the_next_try() {
     let mut setup = Setup::new(&[("l", "t")]);
     let slow = json!({ "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 2 });
-    setup.ensure(&json!({ "name": "c", "livenessProbe": probe("l", &slow) }), &json!({}), 0);
+    setup.ensure(
+        &json!({ "name": "c", "livenessProbe": probe("l", &slow) }),
+        &json!({}),
+        0,
+    );
     assert_eq!(setup.after(60).await, ["Liveness=f"]);
     assert_eq!(setup.asked("l"), [0, 5]);
 }
