@@ -4,7 +4,9 @@
     reason = "doc comments here are help texts, printed as they are"
 )]
 
-use crate::orchestrator::flags::{ApiserverArgs, KubeconfigArgs, StoreArgs};
+use crate::orchestrator::flags::{
+    AgentArgs, ApiserverArgs, DownArgs, ImageArgs, KubeconfigArgs, ServerArgs, StoreArgs, TokenArgs, UpArgs,
+};
 use ::proxy::config::{
     BpfLogLevel, Forwarding, MAX_BACKENDS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_OTHERS, MAX_SLOTS, MapSizes,
     Overrides, PortRange, TcAttach,
@@ -24,6 +26,21 @@ pub(crate) struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a whole cluster in one process: API server, scheduler, controllers, kubelet, network, proxy, DNS.
+    ///
+    /// Needs root, containerd and runc. Says what it starts and what to try; Ctrl-C stops the process, pods keep running
+    /// and are found again by the next start.
+    Up(Box<UpArgs>),
+    /// End what `fairlead up` or `agent` left running on this machine: pods, containerd, links, rules, programs.
+    Down(DownArgs),
+    /// Run what exists once in a cluster: API server, scheduler, controllers. Prints how nodes join.
+    Server(Box<ServerArgs>),
+    /// Run a node of a cluster whose server is elsewhere.
+    Agent(Box<AgentArgs>),
+    /// Print the token that nodes join with.
+    Token(TokenArgs),
+    /// Give images to the running cluster, without a registry.
+    Image(ImageArgs),
     /// Serve Services on this node, in place of kube-proxy.
     ///
     /// Reads Services, EndpointSlices and this node's Node from an API server (or a folder of manifests) and keeps eBPF

@@ -16,6 +16,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Up(args) => orchestrator::up::up(&args),
+        Command::Down(args) => orchestrator::up::down(&args),
+        Command::Server(args) => orchestrator::up::server(&args),
+        Command::Agent(args) => orchestrator::up::agent(&args),
+        Command::Token(args) => orchestrator::up::token(&args),
+        Command::Image(args) => orchestrator::up::image(&args),
         Command::Proxy(args) => proxy::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Cleanup(args) => cleanup::main(&args),

@@ -303,7 +303,7 @@ impl Drop for Actor {
     }
 }
 
-/// Waits up to 5 s on a pidfd, and reaps.
+/// Waits up to a minute on a pidfd, since an actor may have things to take down, and reaps.
 fn wait_for_exit(child: &mut Child) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::{FromRawFd, OwnedFd};
@@ -315,7 +315,7 @@ fn wait_for_exit(child: &mut Child) -> bool {
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&fd), PollFlags::POLLIN)];
-    let readable = poll(&mut fds, PollTimeout::from(5_000u16)).is_ok_and(|ready| ready > 0);
+    let readable = poll(&mut fds, PollTimeout::from(60_000u16)).is_ok_and(|ready| ready > 0);
     readable && child.wait().is_ok()
 }
 

@@ -15,6 +15,9 @@ use std::{
 /// Beginning of the name of every directory and cgroup that the harness makes.
 pub const PREFIX: &str = "fairlead-test-";
 
+/// How long a process that was waited for may take.
+const ENDING: Duration = Duration::from_secs(60);
+
 /// A directory under the system's temporary directory and a cgroup, both with the same unique name.
 #[derive(Debug)]
 pub struct Scratch {
@@ -61,6 +64,15 @@ impl Scratch {
         }
         Ok(scratch)
     }
+
+    /// Lets a process end by itself before the cgroup is emptied: it has things to remove of its own.
+    ///
+    /// # Errors
+    /// If the reaper is gone.
+    pub fn wait_for(&self, pid: u32) -> Result<()> {
+        let mut pipe = self.pipe.as_ref().context("the reaper's pipe is closed")?;
+        writeln!(pipe, "wait {pid}").context("write to the reaper")
+    }
 }
 
 impl Drop for Scratch {
@@ -97,8 +109,11 @@ pub fn reap(lines: impl BufRead) {
     // Ctrl-C ends the test; the reaper goes on until the pipe closes.
     let _ = nix::unistd::setsid();
     let lines: Vec<String> = lines.lines().map_while(Result::ok).collect();
+    for pid in lines.iter().filter_map(|line| line.strip_prefix("wait ")) {
+        wait_for(pid);
+    }
     for line in &lines {
-        let Some((kind, path)) = line.split_once(' ') else {
+        let Some((kind, path)) = line.split_once(' ').filter(|(kind, _)| *kind != "wait") else {
             continue;
         };
         let path = Path::new(path);
@@ -116,6 +131,16 @@ pub fn reap(lines: impl BufRead) {
             }
             _ => {}
         }
+    }
+}
+
+/// Until a process has ended, or [`ENDING`] is over. It is no child of the reaper's.
+fn wait_for(pid: &str) {
+    let begun = Instant::now();
+    let proc = Path::new("/proc").join(pid);
+    // A process that was waited for by nobody stays as a zombie, which has no program any more.
+    while fs::read_link(proc.join("exe")).is_ok() && begun.elapsed() < ENDING {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -11,6 +11,7 @@
 
 pub mod actor;
 pub mod agent;
+pub mod cluster;
 
 pub mod guard;
 pub mod manifest;
@@ -23,6 +24,8 @@ pub mod topology;
 pub mod worker;
 
 pub use actor::Actor;
+pub use cluster::Cluster;
+
 pub use agent::{Agent, AgentOptions, Forwarding};
 
 pub use proto::{Answer, Ask, AskError, Failure, Histogram, Load, Tally, Transport};

@@ -350,6 +350,13 @@ pub enum Operation {
         /// File that standard output and error go to.
         log: String,
     },
+    /// Runs a program to its end when the actor ends, however that comes about; answers nothing.
+    AtEnd {
+        /// Path.
+        program: String,
+        /// Arguments.
+        args: Vec<String>,
+    },
     /// Sends a signal to a spawned program and waits for its end; SIGKILL follows after `grace_ms`. Answers the exit
     /// code (`None` after a signal), or an error if there is no such program.
     Kill {

@@ -105,6 +105,37 @@ impl PrivateApt {
         })
     }
 
+    /// Files of packages of the host's own release and of all that they depend on, in a folder that is gone when `self` is.
+    ///
+    /// # Errors
+    /// One of them cannot be had.
+    pub(crate) fn closure(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        let suite = archives::host_release().context("/etc/os-release names no release of the distribution")?;
+        let sources: Vec<String> = self.archives.iter().map(|archive| archive.stanza(&suite)).collect();
+        fs::write(self.dir.0.join("fairlead.sources"), sources.join("\n"))?;
+        // Fails when one of several archives lacks the suite; a package that is missing says so below.
+        let _ = tools::quietly(self.command("apt-get").arg("update"));
+        let mut depends = self.command("apt-cache");
+        depends.args([
+            "depends",
+            "--recurse",
+            "--no-recommends",
+            "--no-suggests",
+            "--no-conflicts",
+            "--no-breaks",
+        ]);
+        let listed = tools::quietly(depends.args(["--no-replaces", "--no-enhances"]).args(packages))?;
+        let names = listed
+            .lines()
+            .filter(|line| line.starts_with(|it: char| it.is_ascii_alphanumeric()));
+        let folder = self.dir.0.join("package");
+        tools::quietly(self.command("apt-get").current_dir(&folder).arg("download").args(names))?;
+        let files = fs::read_dir(&folder)?.filter_map(Result::ok).map(|entry| entry.path());
+        Ok(files
+            .filter(|path| path.extension().is_some_and(|it| it == "deb"))
+            .collect())
+    }
+
     fn fetch_from(&self, suite: &str, package: &str, matches: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
         let sources: Vec<String> = self.archives.iter().map(|archive| archive.stanza(suite)).collect();
         fs::write(self.dir.0.join("fairlead.sources"), sources.join("\n"))?;

@@ -1,6 +1,6 @@
 //! How the BPF object is built: the pinned linker, the flags and the environment, written once.
 //!
-//! `proxy/build.rs` includes this file by path, so it uses nothing but std.
+//! `proxy/build.rs` includes this file by path, so it uses nothing but std; so does `cni/build.rs`, for [`leaks`].
 
 use std::{
     env,
@@ -156,7 +156,8 @@ fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-fn leaks(name: &OsStr) -> bool {
+/// Whether an inner build must not see a variable of the outer one.
+pub(crate) fn leaks(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     // What cargo sets for build scripts only, beside CARGO*: aya's own build script must get its own.
     let of_build_script = name.starts_with("DEP_")

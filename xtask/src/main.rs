@@ -4,6 +4,7 @@ mod apt;
 mod bpf;
 mod dependencies;
 mod generate;
+mod image;
 mod kubectl;
 mod kubectl_setup;
 mod programs;
@@ -70,11 +71,24 @@ cargo xtask demo -- --help       the demo's own options"
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
     },
-    /// Start what there is: today the demo; a whole cluster once the orchestrator exists
+    /// Run a whole cluster on this machine: builds the agent and a test image, then `fairlead up`
+    #[command(after_help = "cargo xtask up -- --help       the cluster's own options
+cargo xtask demo               the service proxy alone, between network namespaces")]
     Up {
-        /// For the demo
+        /// For `fairlead up`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
+    },
+    /// Make images as OCI archives, without docker: the agent, pause, and a box of servers and clients for tests
+    #[command(after_help = "cargo xtask image test                 the test image alone
+ctr -n k8s.io images import FILE       how containerd takes it; `fairlead image import FILE` for a running cluster")]
+    Image {
+        /// Which; all of them without
+        #[arg(value_enum)]
+        which: Vec<image::Which>,
+        /// Where to [default: the folder `images` beside cargo's profiles]
+        #[arg(long, short, value_name = "DIR")]
+        output: Option<std::path::PathBuf>,
     },
     /// Write the facts about the API's types anew from upstream's published packages
     ///
@@ -115,12 +129,9 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test { no_kernel, arguments } => tests::run(&workspace, &Progress::stdout(), no_kernel, &arguments),
         Command::Demo { arguments } => programs::exec(&workspace, &Progress::stderr(), "demo", &arguments),
-        Command::Up { arguments } => {
-            let progress = Progress::stderr();
-            progress.say(
-                "a whole cluster needs the orchestrator, which does not exist yet: this is the service proxy's demo",
-            );
-            programs::exec(&workspace, &progress, "demo", &arguments)
+        Command::Up { arguments } => programs::up(&workspace, &Progress::stderr(), &arguments),
+        Command::Image { which, output } => {
+            image::run(&workspace, &Progress::stdout(), &which, output).map(|()| ExitCode::SUCCESS)
         }
         Command::Gen { check } => generate::run(&workspace, &Progress::stdout(), check).map(|()| ExitCode::SUCCESS),
         Command::Bench { arguments } if arguments.first().is_some_and(|it| it == "api") => {

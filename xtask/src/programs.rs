@@ -62,6 +62,22 @@ pub(crate) fn exec(
     Err(error).with_context(|| path.display().to_string())
 }
 
+/// Builds the agent and the test image, and becomes `fairlead up`; `Ok` is never returned.
+///
+/// # Errors
+/// Not root, or something could not be built or started.
+pub(crate) fn up(workspace: &Workspace, progress: &Progress, arguments: &[OsString]) -> Result<ExitCode> {
+    let help = arguments.iter().any(|it| it == "--help" || it == "-h");
+    if !help && !tools::is_root() {
+        bail!("a cluster needs root: it makes containers, network namespaces and BPF programs; run it as root");
+    }
+    build_agent(workspace, progress, false)?;
+    let image = crate::image::test(workspace, progress, &workspace.target.join("images"))?;
+    let path = workspace.binary("release", "fairlead");
+    let error = Command::new(&path).args(["up", "--image"]).arg(image).args(arguments).exec();
+    Err(error).with_context(|| path.display().to_string())
+}
+
 /// The benchmark of the API server, an example of its crate: it needs no root and no namespaces.
 const API_BENCH: &str = "api_bench";
 

@@ -7,13 +7,16 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use std::{env, fs, path::Path, process::Command};
 
 /// What tests, demo and benchmark run, and the Debian and Ubuntu package of each.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("iptables", "iptables"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
     ("sysctl", "procps"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
 ];
 
 /// Installs what is missing.

@@ -3,7 +3,7 @@
 mod tally;
 
 use crate::{
-    bpf, dependencies,
+    bpf, dependencies, image,
     programs::AGENT_VARIABLE,
     progress::{Progress, Step},
     setup, tools,
@@ -43,6 +43,9 @@ pub(crate) fn run(
     }
     setup::run(progress)?;
     setup::components(progress)?;
+    if !no_kernel {
+        image::test(workspace, progress, &workspace.target.join("images"))?;
+    }
     let mut run = Run {
         workspace,
         progress,

@@ -92,6 +92,223 @@ pub(crate) struct ApiserverArgs {
     pub(crate) log_level: String,
 }
 
+/// Flags of the parts that exist once in a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// The API server's flags.
+    #[command(flatten)]
+    pub(crate) api: ApiserverArgs,
+
+    /// Range of pod addresses, or one of each family; every node gets a part of it.
+    #[arg(
+        long,
+        value_name = "CIDR,...",
+        value_delimiter = ',',
+        default_value = "10.244.0.0/16",
+        help_heading = "Cluster"
+    )]
+    pub(crate) cluster_cidr: Vec<ipnet::IpNet>,
+
+    /// Ranges from which Services of type LoadBalancer get their addresses; without one they get the nodes' own.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', help_heading = "Cluster")]
+    pub(crate) load_balancer_pool: Vec<ipnet::IpNet>,
+}
+
+/// Flags of the parts that every node has.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// Where sockets and what ends with a reboot live [default: /run/fairlead for the default --data-dir].
+    #[arg(long, value_name = "DIR", help_heading = "Node")]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// Name of this node's Node object [default: the host name in lower case].
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", help_heading = "Node")]
+    pub(crate) node_name: Option<String>,
+
+    /// Address by which others reach this node, or one of each family [default: the first of this host].
+    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',', help_heading = "Node")]
+    pub(crate) node_ip: Vec<IpAddr>,
+
+    /// Labels that the node is registered with.
+    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',', help_heading = "Node")]
+    pub(crate) node_labels: Vec<String>,
+
+    /// The CRI socket of a runtime that runs already, instead of a containerd of our own.
+    #[arg(long, value_name = "SOCKET", help_heading = "Node")]
+    pub(crate) container_runtime_endpoint: Option<PathBuf>,
+
+    /// Archives of images to import at the start, besides those in the folder images of the data directory: OCI layouts in
+    /// tar, or what `docker save` writes.
+    #[arg(long, value_name = "FILE,...", value_delimiter = ',', help_heading = "Node")]
+    pub(crate) image: Vec<PathBuf>,
+
+    /// Cgroup below which pods' cgroups are made, in every hierarchy [default: / for the default --data-dir].
+    #[arg(long, value_name = "CGROUP", help_heading = "Node")]
+    pub(crate) pod_cgroup_root: Option<String>,
+
+    /// Manifests of pods that run without the API server.
+    #[arg(long, value_name = "DIR", help_heading = "Node")]
+    pub(crate) pod_manifests: Option<PathBuf>,
+
+    /// Most pods on this node.
+    #[arg(long, value_name = "PODS", default_value_t = 110, help_heading = "Node")]
+    pub(crate) max_pods: u32,
+
+    /// Port of the kubelet.
+    #[arg(long, value_name = "PORT", default_value_t = 10250, help_heading = "Node")]
+    pub(crate) kubelet_port: u16,
+
+    /// Where pods find names outside the cluster.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf", help_heading = "Node")]
+    pub(crate) resolv_conf: PathBuf,
+
+    /// Links that lead out of this node, names or globs [default: those of the default routes and of --node-ip].
+    #[arg(long, value_name = "GLOB,...", value_delimiter = ',', help_heading = "Node")]
+    pub(crate) devices: Vec<String>,
+
+    /// Where BPF maps and links are pinned; mounted if missing [default: /sys/fs/bpf for the default --data-dir].
+    #[arg(long, value_name = "PATH", help_heading = "Node")]
+    pub(crate) bpffs: Option<PathBuf>,
+
+    /// Root of the cgroups whose sockets are translated at connect, or none [default: where cgroup2 is mounted].
+    #[arg(long, value_name = "PATH|none", help_heading = "Node")]
+    pub(crate) socket_cgroup_root: Option<String>,
+
+    /// A Corefile instead of the usual one.
+    #[arg(long, value_name = "FILE", help_heading = "Node")]
+    pub(crate) corefile: Option<PathBuf>,
+}
+
+/// `fairlead up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// `fairlead server`.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// `fairlead agent`.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Where the API server is reached, as https://ADDRESS:6443.
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+
+    /// What `fairlead token` printed; needed until this node has a certificate.
+    #[arg(long, value_name = "TOKEN", env = "FAIRLEAD_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+
+    /// Where this node's certificates, containers and volumes live.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairlead")]
+    pub(crate) data_dir: PathBuf,
+
+    /// Range of pod addresses of the whole cluster, or one of each family: what is not masqueraded.
+    #[arg(
+        long,
+        value_name = "CIDR,...",
+        value_delimiter = ',',
+        default_value = "10.244.0.0/16",
+        help_heading = "Cluster"
+    )]
+    pub(crate) cluster_cidr: Vec<ipnet::IpNet>,
+
+    /// Range of ClusterIPs, or one of each family.
+    #[arg(
+        long,
+        value_name = "CIDR,...",
+        value_delimiter = ',',
+        default_value = "10.96.0.0/16",
+        help_heading = "Cluster"
+    )]
+    pub(crate) service_cluster_ip_range: Vec<ipnet::IpNet>,
+
+    /// Domain of the cluster's names.
+    #[arg(
+        long,
+        value_name = "DOMAIN",
+        default_value = "cluster.local",
+        help_heading = "Cluster"
+    )]
+    pub(crate) cluster_domain: String,
+
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+
+    /// Log lines for people or for machines.
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = "Logging")]
+    pub(crate) log_format: LogFormat,
+
+    /// error, warn, info, debug, trace, or by module.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "FAIRLEAD_LOG",
+        default_value = "info",
+        help_heading = "Logging"
+    )]
+    pub(crate) log_level: String,
+}
+
+/// `fairlead down`.
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    /// The data directory of the cluster.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairlead")]
+    pub(crate) data_dir: PathBuf,
+
+    /// Its run directory, if it was given one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// Remove the data directory too: objects, images, volumes.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// `fairlead image`.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArgs {
+    /// The data directory of the cluster.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairlead", global = true)]
+    pub(crate) data_dir: PathBuf,
+
+    /// Its run directory, if it was given one.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+/// What `fairlead image` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Import archives into the running cluster's containerd: OCI layouts in tar, or what `docker save` writes.
+    Import {
+        /// The archives.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// `fairlead token`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// The data directory of the server.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/fairlead")]
+    pub(crate) data_dir: PathBuf,
+}
+
 /// `fairlead kubeconfig`.
 #[derive(Debug, Args)]
 pub(crate) struct KubeconfigArgs {

@@ -1,9 +1,10 @@
-//! The orchestrator's subcommands: `apiserver`, `kubeconfig`, `store`.
+//! The orchestrator's subcommands: `up` and its parts, `apiserver`, `kubeconfig`, `store`.
 
 pub(crate) mod apiserver;
 pub(crate) mod flags;
 pub(crate) mod kubeconfig;
 pub(crate) mod store;
+pub(crate) mod up;
 
 use std::path::{Path, PathBuf};
 

@@ -579,3 +579,33 @@ async fn a_node_gets_no_token_that_is_bound_to_nothing() {
         .await;
     assert_eq!(code, 201, "{it}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patches_without_a_version_never_conflict_with_each_other() {
+    let server = TestServer::start().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let made = server.post(path, &json!({"metadata": {"name": "busy"}})).await;
+    assert_eq!(made.0, 201);
+    let path = format!("{path}/busy");
+    let patches = (0..8).map(|writer| {
+        let (server, path) = (&server, &path);
+        async move {
+            for number in 0..20 {
+                let patch = json!({"data": {format!("{writer}-{number}"): "x"}});
+                let kind = if writer % 2 == 0 {
+                    "merge-patch+json"
+                } else {
+                    "strategic-merge-patch+json"
+                };
+                let (code, answer) = server.patch(path, kind, &patch).await;
+                assert_eq!(code, 200, "{answer}");
+            }
+        }
+    });
+    futures::future::join_all(patches).await;
+    let (_, object) = server.get(&path).await;
+    assert_eq!(object["data"].as_object().unwrap().len(), 160);
+    // One that names the version that it means is refused when that is over.
+    let patch = json!({"metadata": {"resourceVersion": "1"}, "data": {"a": "b"}});
+    assert_eq!(server.patch(&path, "merge-patch+json", &patch).await.0, 409);
+}

@@ -4,6 +4,8 @@
 //! pod that names it comes until the last one is gone.
 
 mod cached;
+#[cfg(test)]
+pub(crate) mod fake;
 mod refs;
 
 pub use cached::Cached;

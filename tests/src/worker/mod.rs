@@ -29,6 +29,8 @@ struct Worker {
     loads: load::Loads,
     absorbers: absorb::Absorbers,
     children: child::Children,
+    /// What to run in the end.
+    at_end: Mutex<Vec<(String, Vec<String>)>>,
 }
 
 /// `fairlead-actor serve --cgroup PATH|- --mounts DIR|-` or `fairlead-actor reap`.
@@ -62,6 +64,7 @@ fn run() -> ExitCode {
         loads: load::Loads::default(),
         absorbers: absorb::Absorbers::default(),
         children: child::Children::start(),
+        at_end: Mutex::default(),
     });
     for line in io::stdin().lock().lines() {
         let Ok(line) = line else { break };
@@ -75,6 +78,18 @@ fn run() -> ExitCode {
         let worker = Arc::clone(&worker);
         // A thread each, so that a load or a long poll holds nobody up.
         std::thread::spawn(move || respond(id, worker.perform(op)));
+    }
+    for (program, args) in lock(&worker.at_end).iter() {
+        match run_program(program, args, "") {
+            Ok(output) if output.code == Some(0) => {}
+            Ok(output) => eprintln!(
+                "fairlead-actor: {program} {}: {}{}",
+                args.join(" "),
+                output.stdout,
+                output.stderr
+            ),
+            Err(error) => eprintln!("fairlead-actor: {error}"),
+        }
     }
     // The end of the input is the end of the test: threads, sockets and children (by PDEATHSIG) go with the process.
     ExitCode::SUCCESS
@@ -139,6 +154,10 @@ impl Worker {
                 env,
                 log,
             } => json(self.children.spawn(&program, args, env, &log)?),
+            Operation::AtEnd { program, args } => {
+                lock(&self.at_end).push((program, args));
+                json(())
+            }
             Operation::Kill { pid, signal, grace_ms } => json(self.children.kill(pid, signal, grace_ms)?),
             Operation::Exited(pid) => json(self.children.exited(pid)?),
             Operation::HttpGet { addr, path, timeout_ms } => {

@@ -123,7 +123,11 @@ pub(crate) async fn start(layout: &Layout, pause: &str) -> Result<Runtime> {
     let begun = Instant::now();
     while !answers(&paths.socket).await {
         if let Some(status) = child.try_wait()? {
-            bail!("containerd ended ({status}) before it answered; its log {} ends:\n{}", paths.log.display(), tail(&paths.log));
+            bail!(
+                "containerd ended ({status}) before it answered; its log {} ends:\n{}",
+                paths.log.display(),
+                tail(&paths.log)
+            );
         }
         if begun.elapsed() > PATIENCE {
             bail!(
@@ -197,7 +201,9 @@ async fn version() -> Result<String> {
         let output = output.map_err(|error| anyhow!("{program} cannot be run: {error}; {remedy}"))?;
         if program == "containerd" {
             let text = String::from_utf8_lossy(&output.stdout);
-            let version = text.split_whitespace().find(|it| it.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()));
+            let version = text
+                .split_whitespace()
+                .find(|it| it.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit()));
             let version = version.map(|it| it.trim_start_matches('v')).unwrap_or_default();
             let version = version.split(['~', '+', '-']).next().unwrap_or_default();
             return Ok(format!("containerd {version}"));
@@ -266,37 +272,54 @@ fn tail(path: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
-/// Imports the pause image, and the archives of the data directory that were not imported before. Returns their number.
+/// Imports the pause image, the archives of the data directory's folder `images`, and `more`; what was imported before and
+/// is unchanged is left alone. Returns the names of the images in these archives, and how many archives were imported now.
 ///
 /// # Errors
 /// An archive that containerd refuses: which and why.
-pub(crate) async fn import(layout: &Layout, socket: &Path) -> Result<usize> {
+pub(crate) async fn import(layout: &Layout, socket: &Path, more: &[PathBuf]) -> Result<(Vec<String>, usize)> {
     let marks = layout.data.join("imported");
     fs::create_dir_all(&marks).with_context(|| format!("{} cannot be made", marks.display()))?;
     let pause = layout.run.join("pause.tar");
-    let known = ctr(socket, &["images", "list", "--quiet", &format!("name=={}", fairlead_images::PAUSE_IMAGE)]).await?;
+    let known = format!("name=={}", fairlead_images::PAUSE_IMAGE);
+    let known = ctr(socket, &["images", "list", "--quiet", &known]).await?;
     if known.trim().is_empty() {
         let file = fs::File::create(&pause).with_context(|| format!("{} cannot be written", pause.display()))?;
         fairlead_images::pause()?.write(file)?;
         import_archive(socket, &pause).await.context("the pause image")?;
         fs::remove_file(&pause)?;
     }
-    let mut imported = 0;
     let images = layout.images();
     let entries = fs::read_dir(&images).with_context(|| format!("{} cannot be read", images.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        let meta = entry.metadata()?;
-        // A file that was changed is imported again, also where a copy kept its time.
-        let mark = format!("{}-{}-{}.{}", meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ino());
-        let mark = marks.join(format!("{}@{mark}", entry.file_name().to_string_lossy()));
-        if meta.is_file() && !mark.exists() {
-            import_archive(socket, &entry.path()).await?;
-            fs::write(&mark, "")?;
-            imported += 1;
+    let mut archives = entries.map(|it| it.map(|it| it.path())).collect::<std::io::Result<Vec<_>>>()?;
+    archives.sort();
+    archives.extend(more.iter().cloned());
+    let (mut names, mut imported) = (Vec::new(), 0);
+    for archive in archives {
+        let shown = archive.display();
+        let meta = fs::metadata(&archive).with_context(|| format!("the image archive {shown} cannot be read"))?;
+        if !meta.is_file() {
+            continue;
         }
+        // A file that was changed is imported again, also where a copy kept its time.
+        let name = archive.file_name().unwrap_or_default().to_string_lossy();
+        let mark = format!("{name}@{}-{}-{}.{}", meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ino());
+        let mark = marks.join(mark);
+        let found = match fs::read_to_string(&mark) {
+            Ok(found) => found,
+            Err(_) => {
+                let said = import_archive(socket, &archive).await?;
+                // `unpacking NAME (DIGEST)...done`
+                let found = said.lines().filter_map(|line| line.strip_prefix("unpacking ")?.split(' ').next());
+                let found = found.collect::<Vec<_>>().join("\n");
+                fs::write(&mark, &found).with_context(|| format!("{} cannot be written", mark.display()))?;
+                imported += 1;
+                found
+            }
+        };
+        names.extend(found.lines().map(str::to_owned));
     }
-    Ok(imported)
+    Ok((names, imported))
 }
 
 /// Imports one archive: OCI layout or `docker save`, also compressed.
@@ -333,8 +356,16 @@ mod tests {
     #[test]
     fn configurations_are_toml_of_their_generation() {
         let layout = Layout::of(Path::new("/data/\"x"), Some(Path::new("/run/x"))).unwrap();
-        for (major, version, section) in [(1, 2, "io.containerd.grpc.v1.cri"), (2, 3, "io.containerd.cri.v1.runtime")] {
-            let text = config(&Paths::of(&layout), &CniPaths::of(&layout), "fairlead.dev/pause:1", major);
+        for (major, version, section) in [
+            (1, 2, "io.containerd.grpc.v1.cri"),
+            (2, 3, "io.containerd.cri.v1.runtime"),
+        ] {
+            let text = config(
+                &Paths::of(&layout),
+                &CniPaths::of(&layout),
+                "fairlead.dev/pause:1",
+                major,
+            );
             let value: toml::Table = text.parse().unwrap();
             assert_eq!(value["version"].as_integer(), Some(version));
             assert_eq!(value["root"].as_str(), Some("/data/\"x/containerd"));
@@ -346,7 +377,14 @@ mod tests {
             );
             assert_eq!(runtime["cni"]["conf_dir"].as_str(), Some("/data/\"x/cni/net.d"));
         }
-        assert_eq!((major("containerd 1.6.20"), major("containerd 2.1.9"), major("containerd")), (1, 2, 1));
+        assert_eq!(
+            (
+                major("containerd 1.6.20"),
+                major("containerd 2.1.9"),
+                major("containerd")
+            ),
+            (1, 2, 1)
+        );
     }
 
     #[test]

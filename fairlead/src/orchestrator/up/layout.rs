@@ -110,18 +110,26 @@ mod tests {
     #[test]
     fn another_data_directory_has_names_of_its_own() {
         let usual = Layout::of(Path::new(DATA_DIR), None).unwrap();
-        assert_eq!((usual.name("fairlead").as_str(), usual.run.as_path()), ("fairlead", Path::new("/run/fairlead")));
+        assert_eq!(
+            (usual.name("fairlead").as_str(), usual.run.as_path()),
+            ("fairlead", Path::new("/run/fairlead"))
+        );
         let other = Layout::of(Path::new("/tmp/a"), None).unwrap();
         let third = Layout::of(Path::new("/tmp/b"), None).unwrap();
         assert!(other.name("fairlead") != usual.name("fairlead") && other.name("fairlead") != third.name("fairlead"));
         assert!(other.run != third.run && other.run != usual.run);
-        assert_eq!(other.name("x"), Layout::of(Path::new("/tmp/a"), None).unwrap().name("x"));
+        assert_eq!(
+            other.name("x"),
+            Layout::of(Path::new("/tmp/a"), None).unwrap().name("x")
+        );
     }
 
     #[test]
     fn a_path_too_long_for_sockets_is_refused_by_name() {
         let long = format!("/tmp/{}", "x".repeat(90));
-        let error = Layout::of(Path::new("/tmp/a"), Some(Path::new(&long))).unwrap_err().to_string();
+        let error = Layout::of(Path::new("/tmp/a"), Some(Path::new(&long)))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--run-dir") && error.contains("shorter"), "{error}");
     }
 }

@@ -25,7 +25,10 @@ impl Progress {
     /// A part is there; it took from `since` until now.
     pub(crate) fn done(&self, part: &str, since: Instant, detail: impl Display) {
         let (on, off) = if self.colour { ("\x1b[32m", "\x1b[0m") } else { ("", "") };
-        self.line(format_args!("  {on}✓{off} {part:<18} {:>9}  {detail}", shown(since.elapsed())));
+        self.line(format_args!(
+            "  {on}✓{off} {part:<18} {:>9}  {detail}",
+            shown(since.elapsed())
+        ));
     }
 
     /// Everything is there.

@@ -259,7 +259,7 @@ impl Call {
                     made => return made.map(|made| (made, true)),
                 }
             };
-            let pinned = self.keep(&old, &mut new, part)?;
+            self.keep(&old, &mut new, part)?;
             hooks::prepare_update(self, &old, &mut new, part)?;
             if let Some(same) = unchanged(&old, &new, &entry) {
                 return Ok((same, false));
@@ -288,7 +288,9 @@ impl Call {
                     hooks::after_update(self, &old, &new);
                     return Ok((Outcome::Stored(stored), false));
                 }
-                Err(StoreError::Conflict { .. }) if !pinned => {
+                // A patch without a version has that of what it was applied to, so it goes on with the next; a client that
+                // insists on a version is refused by `keep` then.
+                Err(StoreError::Conflict { .. }) => {
                     last = Some(Status::modified(&self.resource, &self.info.name));
                 }
                 Err(error) => return Err(self.store_error(error)),
@@ -297,8 +299,8 @@ impl Call {
         Err(last.unwrap_or_else(|| Status::modified(&self.resource, &self.info.name)))
     }
 
-    /// Puts back what a client may not change, and checks what it expects. Says whether it insists on a version.
-    fn keep(&self, old: &Value, new: &mut Value, part: Part<'_>) -> Result<bool> {
+    /// Puts back what a client may not change, and checks what it expects.
+    fn keep(&self, old: &Value, new: &mut Value, part: Part<'_>) -> Result<()> {
         let name = &self.info.name;
         let own = object::meta(new, "name");
         if own != name {
@@ -350,7 +352,7 @@ impl Call {
             let value = old["metadata"].get(name).cloned();
             object::set_meta(new, name, value);
         }
-        Ok(pinned)
+        Ok(())
     }
 
     /// The write of an object in its stored version.

@@ -214,25 +214,14 @@ pub fn parse(text: &str, node_name: &str) -> Result<Pod> {
     Ok(pod)
 }
 
-/// Makes the mirror of a static pod, in the place of one that shows another.
+/// Makes the mirror of a static pod, in the place of `existing`, which shows another.
 ///
 /// # Errors
 /// The API server's.
-pub async fn ensure_mirror(client: &Client, pod: &Pod, node_name: &str) -> kube::Result<()> {
+pub async fn make_mirror(client: &Client, pod: &Pod, existing: Option<&Pod>, node_name: &str) -> kube::Result<()> {
     let api: Api<Pod> = Api::namespaced(client.clone(), pod::namespace(pod));
-    if let Some(existing) = api.get_opt(pod::name(pod)).await? {
-        let current = mirrored(&existing) == pod.metadata.uid.as_deref();
-        if current && existing.metadata.deletion_timestamp.is_none() {
-            return Ok(());
-        }
-        if !is_mirror(&existing) {
-            tracing::warn!(
-                pod = pod::full_name(pod),
-                "another pod has the name of a static pod, which is not shown"
-            );
-            return Ok(());
-        }
-        delete_mirror(client, &existing).await?;
+    if let Some(existing) = existing {
+        delete_mirror(client, existing).await?;
     }
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let owner = nodes.get_opt(node_name).await?.and_then(|it| it.metadata.uid);
@@ -256,7 +245,11 @@ pub async fn ensure_mirror(client: &Client, pod: &Pod, node_name: &str) -> kube:
         }]
     });
     match api.create(&PostParams::default(), &mirror).await {
-        Err(kube::Error::Api(error)) if error.code == 409 => Ok(()),
+        Err(kube::Error::Api(error)) if error.code == 409 => {
+            // Made before, and not seen yet; or the name is taken, which somebody should hear of.
+            tracing::info!(pod = pod::full_name(pod), "there is a pod of the name of a static pod already");
+            Ok(())
+        }
         other => other.map(drop),
     }
 }

@@ -121,7 +121,14 @@ fn previous<'a>(facts: Facts<'a>, it: &ContainerRef) -> Option<&'a ContainerStat
 
 fn waiting_state(facts: Facts<'_>, it: &ContainerRef) -> ContainerState {
     let waiting = facts.decision.waiting.get(&it.name);
-    let reason = waiting.map_or("ContainerCreating", |it| it.reason.as_str());
+    let spec = facts.pod.spec.as_ref();
+    let has_init = spec.is_some_and(|it| it.init_containers.as_ref().is_some_and(|it| !it.is_empty()));
+    let usual = if has_init && it.kind == ContainerKind::App {
+        "PodInitializing"
+    } else {
+        "ContainerCreating"
+    };
+    let reason = waiting.map_or(usual, |it| it.reason.as_str());
     let message = waiting.map(|it| it.message.clone()).filter(|it| !it.is_empty());
     ContainerState {
         waiting: Some(ContainerStateWaiting {

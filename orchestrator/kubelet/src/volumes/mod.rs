@@ -12,6 +12,8 @@ mod live;
 mod mounts;
 mod payload;
 mod subpath;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     cri::v1::Mount,

@@ -213,6 +213,9 @@ impl<'a> Running<'a> {
         let init = self.init(sandbox);
         match init {
             Init::Failed => {
+                for (it, _) in self.of_kind(&[ContainerKind::App]) {
+                    self.wait(&it.name, "PodInitializing", "");
+                }
                 self.end(EndingKind::Finished);
                 return;
             }
@@ -382,6 +385,10 @@ impl<'a> Running<'a> {
     }
 
     fn start_again(&mut self, sandbox: &Sandbox, it: &ContainerRef, exit: &Exit) {
+        if self.memory.busy.contains_key(&Task::Start(it.name.clone())) {
+            self.wait(&it.name, "ContainerCreating", "");
+            return;
+        }
         let count = self.seen.newest(&it.name).map_or(0, |seen| seen.restart_count + 1);
         let backoff = self.memory.backoff.get(&it.name);
         if let Some(until) = Backoff::until(backoff, exit.finished).filter(|until| *until > self.now) {

@@ -315,8 +315,10 @@ impl Dispatch {
             });
             if !good {
                 let (node, pod) = (Arc::clone(&self.node), Arc::clone(&worker.pod));
+                let mirror = mirror.cloned();
                 tokio::spawn(async move {
-                    let made = static_pods::ensure_mirror(&node.client, &pod, &node.config.node_name).await;
+                    let name = &node.config.node_name;
+                    let made = static_pods::make_mirror(&node.client, &pod, mirror.as_deref(), name).await;
                     if let Err(error) = made {
                         tracing::warn!(pod = pod::full_name(&pod), error = %error, "a static pod cannot be shown; it will be tried again");
                     }

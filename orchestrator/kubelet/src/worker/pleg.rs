@@ -28,7 +28,17 @@ const AFTER_EVENT_MS: [u64; 6] = [5, 20, 60, 200, 500, 1000];
 const RECONNECT: Duration = Duration::from_secs(1);
 
 /// State of everything, by id: the pod, and what is known of it.
-type Snapshot = HashMap<String, (String, i32)>;
+type Snapshot = HashMap<String, (String, u8)>;
+
+const NOT_READY: u8 = 0;
+const READY: u8 = 1;
+const CREATED: u8 = 2;
+const RUNNING: u8 = 3;
+const EXITED: u8 = 4;
+const UNKNOWN: u8 = 5;
+
+/// What has not ended: after an event that tells of an end, the lists are behind.
+const LIVES: [u8; 3] = [READY, CREATED, RUNNING];
 
 /// Runs until `stop`; uids of pods that changed go to `changed`.
 pub(crate) async fn run(runtime: Runtime, changed: mpsc::UnboundedSender<String>, stop: CancellationToken) {
@@ -66,7 +76,8 @@ pub(crate) async fn run(runtime: Runtime, changed: mpsc::UnboundedSender<String>
                 }
                 open.retain(|id, tries| {
                     *tries += 1;
-                    known.get(id) == now.get(id) && *tries < AFTER_EVENT_MS.len()
+                    let lives = now.get(id).is_some_and(|(_, state)| LIVES.contains(state));
+                    lives && *tries < AFTER_EVENT_MS.len()
                 });
                 known = now;
             }
@@ -83,17 +94,18 @@ async fn look(runtime: &Runtime) -> Result<Snapshot, RuntimeError> {
     let mut now = Snapshot::new();
     for sandbox in sandboxes {
         if let Some(uid) = sandbox.labels.get(POD_UID) {
-            let state = i32::from(sandbox.state() == PodSandboxState::SandboxReady);
+            let ready = sandbox.state() == PodSandboxState::SandboxReady;
+            let state = if ready { READY } else { NOT_READY };
             now.insert(sandbox.id.clone(), (uid.clone(), state));
         }
     }
     for container in containers {
         if let Some(uid) = container.labels.get(POD_UID) {
             let state = match container.state() {
-                ContainerState::ContainerCreated => 10,
-                ContainerState::ContainerRunning => 11,
-                ContainerState::ContainerExited => 12,
-                ContainerState::ContainerUnknown => 13,
+                ContainerState::ContainerCreated => CREATED,
+                ContainerState::ContainerRunning => RUNNING,
+                ContainerState::ContainerExited => EXITED,
+                ContainerState::ContainerUnknown => UNKNOWN,
             };
             now.insert(container.id.clone(), (uid.clone(), state));
         }
@@ -185,7 +197,7 @@ mod tests {
 
     #[test]
     fn pods_that_changed_are_told_apart() {
-        let of = |all: &[(&str, &str, i32)]| -> Snapshot {
+        let of = |all: &[(&str, &str, u8)]| -> Snapshot {
             all.iter()
                 .map(|(id, uid, state)| ((*id).to_owned(), ((*uid).to_owned(), *state)))
                 .collect()

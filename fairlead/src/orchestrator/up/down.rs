@@ -1,0 +1,193 @@
+//! `fairlead down`: ends pods and everything that serves them; with `--all` also what lasts.
+
+use super::{
+    containerd,
+    layout::Layout,
+    lock::Lock,
+    node::{bpffs, network},
+    progress::Progress,
+};
+use crate::{joints, orchestrator::flags::DownArgs};
+use anyhow::{Context as _, Result, bail};
+use fairlead_kubelet::cri::Runtime;
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// Time until the cluster's process must have ended.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two looks at another process.
+const LOOK: Duration = Duration::from_millis(10);
+/// Time for a container to end by itself before it is killed: nothing waits for it any more.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Runs the command. Safe to repeat; goes on after an error and reports all of them.
+///
+/// # Errors
+/// What is left.
+pub(crate) fn main(args: &DownArgs) -> Result<()> {
+    let layout = Layout::of(&args.data_dir, args.run_dir.as_deref())?;
+    super::block_on(async {
+        let progress = Progress::new();
+        let mut left: Vec<String> = Vec::new();
+        let mut step = |name: &str, result: Result<String>, since: Instant| match result {
+            Ok(detail) if detail.is_empty() => {}
+            Ok(detail) => progress.done(name, since, detail),
+            Err(error) => left.push(format!("{name}: {error:#}")),
+        };
+        let since = Instant::now();
+        step("process", end_process(&layout).await, since);
+        let since = Instant::now();
+        step("pods", end_pods(&layout).await, since);
+        let since = Instant::now();
+        let ended = containerd::stop(&layout).await;
+        step(
+            "container runtime",
+            ended.map(|it| if it { "ended".into() } else { String::new() }),
+            since,
+        );
+        let since = Instant::now();
+        let uninstalled = fairlead_cni::uninstall(&network(&layout, ""));
+        step("node network", uninstalled.map(|()| "removed".into()), since);
+        let since = Instant::now();
+        let programs = joints::cleanup(&bpffs(&layout, None), None);
+        step("service proxy", programs.map(|it| it.join(", ")), since);
+        let since = Instant::now();
+        step("mounts", unmount_below(&[&layout.run, &layout.data]), since);
+        let since = Instant::now();
+        step("cgroups", remove_cgroups(&layout), since);
+        for (name, directory) in [("run directory", &layout.run), ("data directory", &layout.data)] {
+            let since = Instant::now();
+            if (args.all || name == "run directory") && directory.exists() {
+                let removed = fs::remove_dir_all(directory).with_context(|| format!("{} stays", directory.display()));
+                step(
+                    name,
+                    removed.map(|()| format!("{} removed", directory.display())),
+                    since,
+                );
+            }
+        }
+        if !left.is_empty() {
+            bail!(
+                "not everything could be removed; run it again as root:\n  {}",
+                left.join("\n  ")
+            );
+        }
+        progress.total("Down");
+        Ok(())
+    })
+}
+
+async fn end_process(layout: &Layout) -> Result<String> {
+    let Some(pid) = Lock::holder(layout) else {
+        return Ok(String::new());
+    };
+    kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("process {pid} cannot be ended"))?;
+    let begun = Instant::now();
+    while Lock::holder(layout).is_some() {
+        if begun.elapsed() > PATIENCE {
+            bail!("process {pid} does not end; end it by hand: kill -9 {pid}");
+        }
+        sleep(LOOK).await;
+    }
+    Ok(format!("{pid} ended"))
+}
+
+/// Ends every sandbox of our containerd. Where containerd is gone but its shims are not, it is started once more.
+async fn end_pods(layout: &Layout) -> Result<String> {
+    let socket = match containerd::socket_of_running(layout) {
+        Some(socket) => socket,
+        None if layout.data.join("containerd").is_dir() && layout.run.join("containerd").is_dir() => {
+            containerd::start(layout, fairlead_images::PAUSE_IMAGE).await?.socket
+        }
+        None => return Ok(String::new()),
+    };
+    let runtime = Runtime::new(&socket)?;
+    let sandboxes = runtime.sandboxes(None).await?;
+    let containers = runtime.containers(None).await?;
+    let stops = containers.iter().map(|it| runtime.stop_container(&it.id, GRACE));
+    for stopped in futures::future::join_all(stops).await {
+        stopped?;
+    }
+    let ends = sandboxes.iter().map(|sandbox| async {
+        runtime.stop_sandbox(&sandbox.id).await?;
+        runtime.remove_sandbox(&sandbox.id).await
+    });
+    for ended in futures::future::join_all(ends).await {
+        ended?;
+    }
+    Ok(format!("{} ended", sandboxes.len()))
+}
+
+/// Unmounts what is mounted below our directories, the deepest first.
+fn unmount_below(directories: &[&Path]) -> Result<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo cannot be read")?;
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| Some(PathBuf::from(line.split(' ').nth(4)?.replace("\\040", " "))))
+        .filter(|point| directories.iter().any(|it| point.starts_with(it)))
+        .collect();
+    points.sort_by_key(|it| std::cmp::Reverse(it.components().count()));
+    for point in &points {
+        umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("{} cannot be unmounted", point.display()))?;
+    }
+    Ok(if points.is_empty() {
+        String::new()
+    } else {
+        format!("{} unmounted", points.len())
+    })
+}
+
+/// Removes the pods' cgroups in every hierarchy. Only what is named `kubepods` below our own root.
+fn remove_cgroups(layout: &Layout) -> Result<String> {
+    let root = if layout.instance.is_empty() {
+        String::new()
+    } else {
+        layout.name("fairlead")
+    };
+    let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo cannot be read")?;
+    let mut removed = 0;
+    for line in table.lines() {
+        let Some((mount, source)) = line.split_once(" - ") else {
+            continue;
+        };
+        if !matches!(source.split(' ').next(), Some("cgroup" | "cgroup2")) {
+            continue;
+        }
+        let Some(point) = mount.split(' ').nth(4) else { continue };
+        let own = Path::new(point).join(&root);
+        removed += remove_tree(&own.join("kubepods"))?;
+        if !root.is_empty() {
+            removed += remove_tree(&own)?;
+        }
+    }
+    Ok(if removed == 0 {
+        String::new()
+    } else {
+        format!("{removed} removed")
+    })
+}
+
+/// Removes a cgroup and those below it. A cgroup is a directory whose files cannot be removed.
+fn remove_tree(cgroup: &Path) -> Result<usize> {
+    let Ok(entries) = fs::read_dir(cgroup) else {
+        return Ok(0);
+    };
+    let mut removed = 0;
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|it| it.is_dir()) {
+            removed += remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
+        .with_context(|| format!("cgroup {} cannot be removed: something runs in it", cgroup.display()))?;
+    Ok(removed + 1)
+}

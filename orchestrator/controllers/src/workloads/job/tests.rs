@@ -1,0 +1,1 @@
+//! Random fates of the pods of a Job.

@@ -1,0 +1,12 @@
+//! The controllers of the cluster against the real API server, in process, with pods and nodes that are only objects.
+
+#[path = "cluster/endpoints.rs"]
+mod endpoints;
+#[path = "cluster/garbage.rs"]
+mod garbage;
+#[path = "cluster/namespaces.rs"]
+mod namespaces;
+#[path = "cluster/nodes.rs"]
+mod nodes;
+#[path = "cluster/world.rs"]
+mod world;
