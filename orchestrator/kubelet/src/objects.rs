@@ -1,4 +1,4 @@
-//! [`Objects`]: the ConfigMaps, Secrets and Services that the pods of this node refer to.
+//! [`Objects`]: each ConfigMap, Secret and Service that the pods of this node refer to.
 //!
 //! A node may read only those that its pods name (node authorizer), so each one is watched by itself, from when the first
 //! pod that names it comes until the last one is gone.

@@ -240,6 +240,7 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     /// A pod named `web` in `shop` with this spec.
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     pub(crate) fn pod_of(spec: Value) -> Pod {
         let metadata = json!({"name": "web", "namespace": "shop", "uid": "11111111-2222-3333-4444-555555555555"});
         serde_json::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})).unwrap()

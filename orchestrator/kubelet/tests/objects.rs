@@ -77,7 +77,7 @@ impl Cluster {
         self.api().create(&PostParams::default(), &object).await.unwrap()
     }
 
-    /// A pod on the node that names these ConfigMaps and this Secret.
+    /// A pod on the node that names each ConfigMap of `maps`, and this Secret.
     async fn pod(&self, name: &str, maps: &[&str], secret: Option<&str>) -> Pod {
         let maps = maps
             .iter()

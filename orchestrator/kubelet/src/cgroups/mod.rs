@@ -282,6 +282,7 @@ mod tests {
     use serde_json::{Value, json};
     use std::process::{Child, Command, Stdio};
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn pod(uid: &str, resources: Value) -> Pod {
         let mut it = pod_of(json!({"containers": [{"name": "a", "resources": resources}]}));
         it.metadata.uid = Some(uid.to_owned());
@@ -321,6 +322,7 @@ mod tests {
         (dir, cgroups)
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn read(path: PathBuf) -> String {
         fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()))

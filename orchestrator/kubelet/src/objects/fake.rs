@@ -38,6 +38,7 @@ impl Fake {
     }
 
     /// Null removes.
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     pub(crate) fn set_config_map(&self, name: &str, data: Value) {
         let map = (!data.is_null()).then(|| Arc::new(serde_json::from_value(json!({"data": data})).unwrap()));
         let mut all = self.config_maps.lock().unwrap();
@@ -51,6 +52,7 @@ impl Fake {
         });
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     pub(crate) fn set_secret(&self, name: &str, data: Value) {
         let secret = serde_json::from_value(json!({"data": data})).unwrap();
         self.secrets.lock().unwrap().insert(name.to_owned(), Arc::new(secret));

@@ -150,7 +150,7 @@ mod tests {
             pod_of(json!({"containers": [{"name": "app", "volumeDevices": [{"name": "d", "devicePath": "/dev/x"}]}]}));
         let mut reference = ContainerRef::named(&pod, "app").unwrap();
         let error = container(&pod, &reference, &Inputs::default(), &Facts::default()).unwrap_err();
-        assert_eq!(error.field, "volumeDevices");
+        assert_eq!(error.field.as_ref(), "volumeDevices");
         assert!(!error.may_pass());
         reference.name = "other".into();
         assert!(container(&pod, &reference, &Inputs::default(), &Facts::default()).is_err());

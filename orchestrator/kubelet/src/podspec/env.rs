@@ -12,9 +12,9 @@ use std::{
 /// Objects that a container's variables come from, all of the pod's namespace but the Service `default/kubernetes`.
 #[derive(Clone, Debug, Default)]
 pub struct EnvObjects {
-    /// ConfigMaps by name; `None` if there is none of that name.
+    /// Each ConfigMap by name; `None` if there is none of that name.
     pub config_maps: BTreeMap<String, Option<Arc<ConfigMap>>>,
-    /// Secrets by name; `None` if there is none of that name.
+    /// Each Secret by name; `None` if there is none of that name.
     pub secrets: BTreeMap<String, Option<Arc<Secret>>>,
     /// Services of the pod's namespace, and `default/kubernetes`; others do no harm.
     pub services: Vec<Arc<Service>>,
@@ -184,8 +184,7 @@ fn from_source(
     let missing_key = |kind: &'static str, name: &str, key: &str| Cause::MissingKey {
         key: key.to_owned(),
         kind,
-        namespace: pod::namespace(pod).to_owned(),
-        name: name.to_owned(),
+        object: format!("{}/{name}", pod::namespace(pod)),
     };
     if let Some(it) = &source.field_ref {
         return downward::field(pod, &it.field_path, facts, pod_ips).map(Some);
@@ -278,6 +277,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn resolve(container: Value) -> Result<Environment, Invalid> {
         resolve_in(json!({"containers": [container], "enableServiceLinks": false}))
     }
@@ -400,7 +400,7 @@ mod tests {
             let mut container = container;
             container["name"] = json!("app");
             let error = resolve(container).unwrap_err();
-            assert_eq!((error.message().as_str(), error.field.as_str()), (message, field));
+            assert_eq!((error.message().as_str(), error.field.as_ref()), (message, field));
             assert_eq!(
                 error.to_string(),
                 format!("pod shop/web, container app: {field}: {message}")

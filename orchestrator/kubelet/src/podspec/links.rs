@@ -76,6 +76,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn service(namespace: &str, name: &str, address: &str, ports: serde_json::Value) -> Service {
         let metadata = json!({"namespace": namespace, "name": name});
         serde_json::from_value(json!({"metadata": metadata, "spec": {"clusterIP": address, "ports": ports}})).unwrap()

@@ -88,21 +88,20 @@ pub enum CgroupVersion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     /// As `namespace/name`.
-    pub pod: String,
+    pub pod: Box<str>,
     /// The container concerned, if it is one alone.
-    pub container: Option<String>,
+    pub container: Option<Box<str>>,
     /// The field concerned, as `env[2].valueFrom`, below the container or below the pod's spec.
-    pub field: String,
+    pub field: Box<str>,
     /// What is wrong.
     pub cause: Cause,
 }
 
 impl Invalid {
-    pub(crate) fn new(pod: &Pod, container: Option<&str>, field: impl Into<String>, cause: Cause) -> Self {
-        let container = container.map(str::to_owned);
+    pub(crate) fn new(pod: &Pod, container: Option<&str>, field: impl Into<Box<str>>, cause: Cause) -> Self {
         Self {
-            pod: pod::full_name(pod),
-            container,
+            pod: pod::full_name(pod).into(),
+            container: container.map(Into::into),
             field: field.into(),
             cause,
         }
@@ -146,16 +145,14 @@ pub enum Cause {
         name: String,
     },
     /// The object is there, the key is not.
-    #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
+    #[error("couldn't find key {key} in {kind} {object}")]
     MissingKey {
         /// The key.
         key: String,
         /// `ConfigMap` or `Secret`.
         kind: &'static str,
-        /// Namespace of the object.
-        namespace: String,
-        /// Name of the object.
-        name: String,
+        /// As `namespace/name`.
+        object: String,
     },
     /// An object could not be read; the API server may answer later.
     #[error("{0}")]

@@ -316,6 +316,7 @@ mod tests {
     use crate::pod::tests::pod_of;
     use serde_json::{Value, json};
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn context(spec: Value, image: Option<ImageUser>) -> Result<LinuxContainerSecurityContext, Invalid> {
         let pod = pod_of(spec);
         let reference = ContainerRef::all(&pod).remove(0);
@@ -327,6 +328,7 @@ mod tests {
         of_container(&pod, &reference, &container, image.as_ref(), None, &facts)
     }
 
+    #[allow(clippy::needless_pass_by_value)] // literals read better by value
     fn own(context: Value) -> Value {
         json!({"containers": [{"name": "app", "securityContext": context}]})
     }
@@ -481,7 +483,7 @@ mod tests {
         };
         assert_eq!(of_sandbox(&pod, &able).unwrap().supplemental_groups_policy, 1);
         let users = pod_of(json!({"containers": [{"name": "a"}], "hostUsers": false}));
-        assert_eq!(of_sandbox(&users, &able).unwrap_err().field, "hostUsers");
+        assert_eq!(of_sandbox(&users, &able).unwrap_err().field.as_ref(), "hostUsers");
     }
 
     #[test]

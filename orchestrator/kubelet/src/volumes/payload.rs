@@ -46,7 +46,7 @@ pub(crate) fn tokens(volume: &Volume) -> impl Iterator<Item = TokenKey> {
 /// Objects that the volumes of a pod are made from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
-    /// ConfigMaps by name, `None` if there is none; or why it cannot be read.
+    /// Each ConfigMap by name, `None` if there is none; or why it cannot be read.
     pub(crate) config_maps: BTreeMap<String, Result<Option<Arc<ConfigMap>>, String>>,
     /// Secrets likewise.
     pub(crate) secrets: BTreeMap<String, Result<Option<Arc<Secret>>, String>>,
@@ -150,7 +150,7 @@ impl Files<'_> {
             .flatten()
             .map(|(key, value)| (key.as_str(), value.0.as_slice()));
         self.keys(
-            text.chain(binary).collect(),
+            &text.chain(binary).collect(),
             items,
             mode,
             optional,
@@ -174,7 +174,7 @@ impl Files<'_> {
             .flatten()
             .map(|(key, value)| (key.as_str(), value.0.as_slice()));
         self.keys(
-            data.collect(),
+            &data.collect(),
             items,
             mode,
             optional,
@@ -184,7 +184,7 @@ impl Files<'_> {
 
     fn keys(
         &mut self,
-        data: BTreeMap<&str, &[u8]>,
+        data: &BTreeMap<&str, &[u8]>,
         items: Option<&[KeyToPath]>,
         mode: i32,
         optional: Option<bool>,

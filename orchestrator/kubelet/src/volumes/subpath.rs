@@ -35,9 +35,9 @@ pub(crate) fn mount(volume: &Path, sub_path: &str, target: &Path) -> io::Result<
         }
         // What is left is ours, and empty.
         if fs::symlink_metadata(target)?.is_dir() {
-            fs::remove_dir(target)?
+            fs::remove_dir(target)?;
         } else {
-            fs::remove_file(target)?
+            fs::remove_file(target)?;
         }
     }
     let parent = target.parent().unwrap_or(target);

@@ -49,6 +49,7 @@ impl Drop for Node {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // literals read better by value
 fn pod(volumes: Value) -> Pod {
     let mut it = pod_of(json!({"containers": [{"name": "app"}], "volumes": volumes}));
     it.metadata.labels = Some([("app".to_owned(), "web".to_owned())].into());
@@ -213,28 +214,28 @@ async fn tokens_are_renewed_before_they_end() {
 async fn what_is_missing_is_told_and_the_rest_is_there() {
     let Some(node) = Node::new() else { return };
     *node.objects.refuse.lock().unwrap() = Some("away".into());
-    let pod = pod(json!([
+    let shop = pod(json!([
         {"name": "a", "configMap": {"name": "gone"}},
         {"name": "b", "emptyDir": {}},
         {"name": "c", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
     ]));
-    let error = node.volumes.set_up(&pod).await.unwrap_err();
+    let error = node.volumes.set_up(&shop).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "MountVolume.SetUp failed for volume \"a\" : configmap \"gone\" not found; \
          MountVolume.SetUp failed for volume \"c\" : cannot read a token of default: away"
     );
     assert_eq!(error.pod, "shop/web");
-    let container = ContainerRef::named(&pod, "app").unwrap();
+    let container = ContainerRef::named(&shop, "app").unwrap();
     assert!(
         node.volumes
-            .mounts(&pod, &container, &Environment::default(), 0, &[])
+            .mounts(&shop, &container, &Environment::default(), 0, &[])
             .await
             .is_ok()
     );
     *node.objects.refuse.lock().unwrap() = None;
     node.objects.set_config_map("gone", json!({"a": "1"}));
-    let mounted = node.volumes.set_up(&pod).await.unwrap();
+    let mounted = node.volumes.set_up(&shop).await.unwrap();
     assert_eq!(read(&mounted, "a", "a"), "1");
     let none = pod(json!([]));
     assert_eq!(node.volumes.set_up(&none).await.unwrap(), Mounted::default());

@@ -14,3 +14,6 @@ mod run;
 
 pub use decide::decide;
 pub use run::{Begin, Message, spawn};
+
+#[cfg(test)]
+mod tests;
