@@ -557,3 +557,6 @@ fn no_netlink(error: &std::io::Error) -> Failure {
 fn unwritten(error: String) -> Failure {
     Failure::new(Code::Io, "the journal of addresses cannot be written", error)
 }
+
+#[cfg(test)]
+mod tests;
