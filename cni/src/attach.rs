@@ -136,8 +136,9 @@ impl Node {
     }
 
     fn work_on<'a>(&'a self, key: &'a Key) -> Option<Busy<'a>> {
-        let node = self;
-        node.busy().insert(key.clone()).then_some(Busy { node, key })
+        let free = self.busy().insert(key.clone());
+        // Made only where the right was free: its end gives it back.
+        free.then(|| Busy { node: self, key })
     }
 
     /// Does what a plugin asks for.

@@ -210,11 +210,31 @@ fn a_crash_after_the_address_was_lost_to_the_journal_frees_the_link() {
     );
 }
 
+#[test]
+fn one_works_on_an_attachment_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(dir.path());
+    let key = key("a");
+    let first = node.work_on(&key);
+    assert!(first.is_some());
+    assert!(node.work_on(&key).is_none());
+    assert!(node.work_on(&key).is_none(), "a refusal gives nothing back");
+    let Answer::Failed(failure) = node.answer(Request::Del { key: key.clone() }, None) else {
+        panic!()
+    };
+    assert_eq!(failure.code, Code::TryAgainLater as u32);
+    drop(first);
+    assert!(node.work_on(&key).is_some());
+}
+
 static NOW: AtomicU64 = AtomicU64::new(1_000_000);
 
 #[test]
 fn ten_thousand_pods_come_and_go() {
-    let dir = tempfile::tempdir().unwrap();
+    // In memory where that can be: ten thousand syncs say nothing here.
+    let dir = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
     let lock = Lock::try_take(dir.path()).unwrap().unwrap();
     let store = Store::open(dir.path(), "boot", lock).unwrap();
     let sets = [
