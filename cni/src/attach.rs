@@ -136,8 +136,9 @@ impl Node {
     }
 
     fn work_on<'a>(&'a self, key: &'a Key) -> Option<Busy<'a>> {
-        let node = self;
-        node.busy().insert(key.clone()).then_some(Busy { node, key })
+        let free = self.busy().insert(key.clone());
+        // Made only where the right was free: its end gives it back.
+        free.then(|| Busy { node: self, key })
     }
 
     /// Does what a plugin asks for.
@@ -557,3 +558,6 @@ fn no_netlink(error: &std::io::Error) -> Failure {
 fn unwritten(error: String) -> Failure {
     Failure::new(Code::Io, "the journal of addresses cannot be written", error)
 }
+
+#[cfg(test)]
+mod tests;
