@@ -1,9 +1,10 @@
 //! A cluster without kubelets: a real API server in this process, a scheduler with its real rights, nodes on paper.
 #![allow(
+    clippy::needless_pass_by_value,
     dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "each test program uses a part; nothing else sees it"
+    reason = "each test program uses a part, nothing else sees it, and cases are written where they are used"
 )]
 
 use fairlead_apiserver::{
@@ -29,7 +30,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes: a test that waits for what never comes fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Cluster {
     pub client: Client,
