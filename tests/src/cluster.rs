@@ -137,6 +137,11 @@ impl<'t> Cluster<'t> {
         &self.data
     }
 
+    /// The run directory.
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
     /// Runs kubectl on the node, as the administrator.
     ///
     /// # Errors
