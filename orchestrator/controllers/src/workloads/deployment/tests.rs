@@ -335,3 +335,16 @@ proptest! {
         world.assert_done();
     }
 }
+
+#[test]
+fn a_set_that_has_the_size_already_is_noted_as_sized() {
+    let mut world = World::new(2, &rolling(1, 0));
+    world.settle();
+    let set = world.sets.values_mut().next().unwrap();
+    set.annotations_mut().insert(view::DESIRED.to_owned(), "7".to_owned());
+    assert!(world.turn());
+    assert!(!world.turn());
+    world.template(2);
+    world.settle();
+    world.assert_done();
+}
