@@ -79,9 +79,13 @@ fn kubectl_sees_into_pods_and_talks_with_them() {
     let echo = "while read line; do echo got $line; done";
     cluster.kubectl(&["run", "listener", "--image", IMAGE, "--stdin", "--", "sh", "-c", echo]);
     cluster.wait_ready("pod/listener");
-    let attached = cluster
-        .try_kubectl(&["attach", "-i", "listener"], "one\ntwo\n")
-        .unwrap();
+    // The runtime ends a session with its standard input, so that stays open.
+    let script = format!(
+        "(printf 'one\\ntwo\\n'; sleep 2) | {} --kubeconfig {} attach -i listener",
+        kubectl.display(),
+        config.display()
+    );
+    let attached = cluster.node.actor.run("sh", &["-c", &script], "").unwrap();
     assert!(attached.stdout.contains("got one\ngot two"), "{attached:?}");
 
     // cp, both ways.

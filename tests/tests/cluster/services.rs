@@ -125,7 +125,7 @@ fn services_are_reached_by_name_and_address_from_pods_the_node_and_outside() {
     let serving = topology
         .outside()
         .serve(harness::Transport::Tcp, SocketAddr::new(outside, 9000));
-    let reach = format!("nc -z -w 3 {outside} 9000 && echo reached");
+    let reach = format!("nc -w 3 {outside} 9000 < /dev/null && echo reached");
     assert_eq!(
         cluster.kubectl(&["exec", "client", "--", "sh", "-c", &reach]),
         "reached"
@@ -204,9 +204,13 @@ fn every_kind_of_record_is_answered_in_pods() {
     assert!(srv.contains("80 named.default.svc.cluster.local"), "{srv}");
     let srv = look("srv", "_http._tcp.many.default.svc.cluster.local");
     assert!(srv.contains("8080 many-0.many.default.svc.cluster.local"), "{srv}");
-    let reverse = look("ptr", &web);
+    let reversed = |address: &str| {
+        let parts: Vec<&str> = address.rsplit('.').collect();
+        format!("{}.in-addr.arpa", parts.join("."))
+    };
+    let reverse = look("ptr", &reversed(&web));
     assert!(reverse.contains("web.default.svc.cluster.local"), "{reverse}");
-    let reverse = look("ptr", &first);
+    let reverse = look("ptr", &reversed(&first));
     assert!(reverse.contains("many-0.many.default.svc.cluster.local"), "{reverse}");
     let version = look("txt", "dns-version.cluster.local");
     assert!(version.contains("1.1.0"), "{version}");
