@@ -106,6 +106,64 @@ impl<'t> Cluster<'t> {
         })
     }
 
+    /// What nodes join with.
+    ///
+    /// # Panics
+    /// If the server has none.
+    pub fn token(&self) -> String {
+        let data = self.data.to_string_lossy();
+        let program = self.binary.to_string_lossy();
+        let output = self.node.actor.run(&program, &["token", "--data-dir", &data], "");
+        let output = output.unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!(output.code, Some(0), "{output:?}");
+        output.stdout.trim().to_owned()
+    }
+
+    /// Makes another host a node of this cluster, and waits until it is ready. It is taken down with the topology.
+    ///
+    /// # Errors
+    /// It does not join, with its output.
+    pub fn try_join(&self, topology: &Topology, node: &Node, token: &str) -> Result<()> {
+        let data = node.dir.join("agent").to_string_lossy().into_owned();
+        let run = format!("/run/{}-{}", name_of(topology), node.number);
+        let places = ["--data-dir", data.as_str(), "--run-dir", &run];
+        let program = self.binary.to_string_lossy().into_owned();
+        topology.scratch().wait_for(node.actor.pid())?;
+        node.actor.call::<()>(Operation::AtEnd {
+            program: program.clone(),
+            args: ["down", "--all"]
+                .iter()
+                .chain(&places)
+                .map(ToString::to_string)
+                .collect(),
+        })?;
+        let server = format!("https://{}:6443", self.node.ip(addr::Family::V4));
+        let (address, sockets) = (
+            node.ip(addr::Family::V4).to_string(),
+            node.cgroup.to_string_lossy().into_owned(),
+        );
+        let image = image()?.to_string_lossy().into_owned();
+        let mut args = vec!["agent", "--server", &server, "--token", token, "--image", &image];
+        args.extend(places);
+        args.extend(["--node-name", &node.name, "--node-ip", &address, "--devices", "eth0"]);
+        args.extend(["--socket-cgroup-root", &sockets]);
+        let log = node.dir.join("agent.log");
+        let _ = fs::remove_file(&log);
+        let pid: i32 = node.actor.call(Operation::Spawn {
+            program,
+            args: args.iter().map(ToString::to_string).collect(),
+            env: Vec::new(),
+            log: log.to_string_lossy().into_owned(),
+        })?;
+        self.until("the node is ready", || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            if let Some(code) = node.actor.call::<Option<Option<i32>>>(Operation::Exited(pid))? {
+                bail!("fairlead agent ended with {code:?}:\n{said}");
+            }
+            Ok(said.contains("The node is ready").then_some(()))
+        })
+    }
+
     /// Ends the process with a signal; pods go on. Its exit code.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod configuration;
 mod controllers;
 mod life;
+mod nodes;
 mod pods;
 mod services;
 mod workloads;
