@@ -62,7 +62,7 @@ pub(crate) fn main(args: &ProxyArgs) -> anyhow::Result<()> {
                 _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
             }
         };
-        run(config, None, stop).await
+        run(config, None, StatusHolder::new(Status::default()), stop).await
     });
     runtime.shutdown_timeout(GRACE);
     result
@@ -81,23 +81,27 @@ fn read_config(args: &ProxyArgs) -> anyhow::Result<Config> {
 }
 
 /// Serves Services until `stop`, reading them through `client` where one is given, else from where the configuration says.
+/// `status` tells how it fares.
 ///
 /// # Errors
 /// What keeps the agent from starting, or from going on: object, cause, remedy.
 pub(crate) async fn run(
     config: Config,
     client: Option<kube::Client>,
+    status: StatusHolder,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(ProxyHealth::new(config.sync_period * 2));
-    let status = StatusHolder::new(Status {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        node: config.node_name.clone(),
-        mode: config.mode.to_string(),
-        mode_reason: config.mode_reason.clone(),
-        started: Now::read().wall.to_string(),
-        ..Status::default()
+    status.update(|status| {
+        *status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: config.node_name.clone(),
+            mode: config.mode.to_string(),
+            mode_reason: config.mode_reason.clone(),
+            started: Now::read().wall.to_string(),
+            ..Status::default()
+        };
     });
     let hard_fail = config.bind_address_hard_fail;
     if let Some(address) = config.healthz_bind_address {

@@ -291,7 +291,9 @@ pub(crate) async fn import(layout: &Layout, socket: &Path, more: &[PathBuf]) -> 
     }
     let images = layout.images();
     let entries = fs::read_dir(&images).with_context(|| format!("{} cannot be read", images.display()))?;
-    let mut archives = entries.map(|it| it.map(|it| it.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let mut archives = entries
+        .map(|it| it.map(|it| it.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
     archives.sort();
     archives.extend(more.iter().cloned());
     let (mut names, mut imported) = (Vec::new(), 0);
@@ -303,14 +305,22 @@ pub(crate) async fn import(layout: &Layout, socket: &Path, more: &[PathBuf]) -> 
         }
         // A file that was changed is imported again, also where a copy kept its time.
         let name = archive.file_name().unwrap_or_default().to_string_lossy();
-        let mark = format!("{name}@{}-{}-{}.{}", meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ino());
+        let mark = format!(
+            "{name}@{}-{}-{}.{}",
+            meta.size(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ino()
+        );
         let mark = marks.join(mark);
         let found = match fs::read_to_string(&mark) {
             Ok(found) => found,
             Err(_) => {
                 let said = import_archive(socket, &archive).await?;
                 // `unpacking NAME (DIGEST)...done`
-                let found = said.lines().filter_map(|line| line.strip_prefix("unpacking ")?.split(' ').next());
+                let found = said
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("unpacking ")?.split(' ').next());
                 let found = found.collect::<Vec<_>>().join("\n");
                 fs::write(&mark, &found).with_context(|| format!("{} cannot be written", mark.display()))?;
                 imported += 1;

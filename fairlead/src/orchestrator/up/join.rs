@@ -54,7 +54,8 @@ async fn run(args: &AgentArgs, settings: &Settings) -> Result<()> {
     let progress = Progress::new();
     progress.line(format_args!("Joining {} as {}", args.server, settings.name));
     let starting = async {
-        let (identity, containers) = tokio::try_join!(join(args, settings, progress), node::runtime(settings, progress))?;
+        let (identity, containers) =
+            tokio::try_join!(join(args, settings, progress), node::runtime(settings, progress))?;
         Node::start(settings, identity, &containers, progress).await
     };
     let mut node = tokio::select! {

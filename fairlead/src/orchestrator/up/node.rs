@@ -14,8 +14,12 @@ use crate::{
     },
     proxy,
 };
-use ::proxy::config::{Config as ProxyConfig, Host, Overrides};
+use ::proxy::{
+    config::{Config as ProxyConfig, Host, Overrides},
+    status::{Status, StatusHolder},
+};
 use anyhow::{Context as _, Result, bail};
+use fairlead_dns as dns;
 use fairlead_kubelet::ServingTls;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -28,6 +32,7 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// Time until a node must be ready.
@@ -148,14 +153,26 @@ impl Settings {
         })
     }
 
-    fn dns(&self) -> Result<fairlead_dns::Config> {
-        let corefile = match &self.args.corefile {
-            Some(file) => std::fs::read_to_string(file)
-                .with_context(|| format!("--corefile {} cannot be read", file.display()))?,
-            None => fairlead_dns::default_corefile(&self.facts.domain, &self.args.resolv_conf),
+    fn dns(&self, bound: oneshot::Sender<dns::Bound>) -> dns::Config {
+        let (corefile, pages) = match &self.args.corefile {
+            Some(file) => (dns::Source::Path(file.clone()), dns::Http::Corefile),
+            None => {
+                let text = dns::corefile::default_corefile(&self.facts.domain);
+                let text = text.replace("/etc/resolv.conf", &self.args.resolv_conf.display().to_string());
+                // Pages on ports of the node that nobody asked for; whether DNS is there the node's condition says.
+                (dns::Source::Text(text), dns::Http::Off)
+            }
         };
-        let listen = self.addresses.iter().map(|it| SocketAddr::new(*it, DNS_PORT)).collect();
-        Ok(fairlead_dns::Config::in_process(corefile, listen))
+        dns::Config {
+            corefile,
+            cluster_domain: self.facts.domain.clone(),
+            listen: self.addresses.iter().map(|it| SocketAddr::new(*it, DNS_PORT)).collect(),
+            health: pages,
+            ready: pages,
+            metrics: pages,
+            bound: Some(bound),
+            ..dns::Config::default()
+        }
     }
 }
 
@@ -274,24 +291,44 @@ impl Node {
         let kubelet = fairlead_kubelet::run(kubelet, client.clone(), stop.child_token());
         tasks.push(("kubelet", tokio::spawn(kubelet)));
         let ends = stop.child_token();
-        let serve = proxy::run(settings.proxy()?, Some(client.clone()), async move {
-            ends.cancelled().await
-        });
+        let status = StatusHolder::new(Status::default());
+        let told = async move { ends.cancelled().await };
+        let serve = proxy::run(settings.proxy()?, Some(client.clone()), status.clone(), told);
         tasks.push(("service proxy", tokio::spawn(serve)));
-        let dns = fairlead_dns::run(settings.dns()?, client.clone(), stop.child_token());
-        tasks.push(("cluster DNS", tokio::spawn(dns)));
+        let (bound, names_served) = oneshot::channel();
+        let names = dns::run(settings.dns(bound), client.clone(), stop.child_token());
+        tasks.push(("cluster DNS", tokio::spawn(names)));
         let mut node = Self { stop, tasks };
         let since = Instant::now();
         let begun = Timestamp::now();
+        let all = async {
+            // In any order they come.
+            let proxy = async {
+                status.applied_at_least(1).await;
+                progress.done("service proxy", since, "eBPF");
+            };
+            let names = async {
+                if let Ok(bound) = names_served.await {
+                    let addresses: Vec<_> = bound.dns.iter().map(ToString::to_string).collect();
+                    progress.done("cluster DNS", since, addresses.join(", "));
+                }
+            };
+            let node = async {
+                ready(client.clone(), &settings.name, begun).await?;
+                progress.done("kubelet, network", since, format_args!("{} is Ready", settings.name));
+                anyhow::Ok(())
+            };
+            let (node, (), ()) = tokio::join!(node, proxy, names);
+            node
+        };
         let ready = tokio::select! {
-            ready = ready(client.clone(), &settings.name, begun) => ready,
+            ready = all => ready,
             ended = node.ended() => Err(ended),
         };
         if let Err(error) = ready {
             node.stop().await;
             return Err(error);
         }
-        progress.done("node", since, format_args!("{} is Ready", settings.name));
         Ok(node)
     }
 

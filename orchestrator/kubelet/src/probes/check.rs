@@ -168,6 +168,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn any_certificate_will_do() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["elsewhere".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config =
+            rustls::ServerConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()));
+        let config = config
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth();
+        let config = config.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let Action::Http(mut over_tls) = get(listener.local_addr().unwrap().port(), "/", &[]) else {
+            panic!();
+        };
+        over_tls.tls = true;
+        tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(socket).await.unwrap();
+            // Its head is longer than this.
+            stream.read_exact(&mut [0; 10]).await.unwrap();
+            stream.write_all(answer(204, "").as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            let _ = stream.read_u8().await;
+        });
+        let attempt = checker().check("c", &Action::Http(over_tls), LONG).await;
+        assert_eq!(attempt, Attempt::Success);
+    }
+
+    #[tokio::test]
     async fn redirects_are_followed_on_the_same_host_only() {
         let (port, asked) = server(vec![answer(302, "Location: /next\r\n"), answer(500, "")]).await;
         let attempt = checker().check("c", &get(port, "/", &[]), LONG).await;

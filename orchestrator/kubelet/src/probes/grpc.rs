@@ -74,3 +74,77 @@ fn name(status: i32) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::{BufMut as _, Bytes, BytesMut};
+    use http::{HeaderMap, HeaderValue, Response};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::{body::Frame, server::conn::http2, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use prost::Message as _;
+    use std::convert::Infallible;
+    use tokio::net::TcpListener;
+
+    /// A server that knows two services, `up` and `down`; its port.
+    async fn server() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answer = |request: http::Request<hyper::body::Incoming>| async move {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            // A flag and four bytes of length are in front of the message.
+            let asked = HealthCheckRequest::decode(&asked[5..]).unwrap().service;
+            let mut trailers = HeaderMap::new();
+            let code = if matches!(&*asked, "up" | "down") { "0" } else { "5" };
+            trailers.insert("grpc-status", HeaderValue::from_static(code));
+            let status = if asked == "up" { SERVING } else { 2 };
+            let message = HealthCheckResponse { status }.encode_to_vec();
+            let mut body = BytesMut::new();
+            body.put_u8(0);
+            body.put_u32(message.len().try_into().unwrap());
+            body.extend_from_slice(&message);
+            let mut frames = vec![Ok::<_, Infallible>(Frame::trailers(trailers))];
+            if code == "0" {
+                frames.insert(0, Ok(Frame::data(Bytes::from(body))));
+            }
+            let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)));
+            let kind = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+            Ok::<_, Infallible>(response)
+        };
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let server = http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(socket), service_fn(answer)));
+            }
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn what_servers_say() {
+        let port = server().await;
+        assert_eq!(check("127.0.0.1", port, "up").await, Attempt::Success);
+        for (service, expected) in [
+            ("down", "service unhealthy (responded with \"NOT_SERVING\")"),
+            ("other", "service health check failed"),
+        ] {
+            match check("127.0.0.1", port, service).await {
+                Attempt::Failure(text) => assert!(text.starts_with(expected), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        match check("127.0.0.1", closed, "").await {
+            Attempt::Failure(text) => assert!(text.starts_with("failed to connect service"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -134,7 +134,7 @@ async fn delays_count_from_the_start_of_the_container() {
     let delay = json!({ "initialDelaySeconds": 60 });
     setup.ensure(
         &json!({ "name": "c", "readinessProbe": probe("r", &delay) }),
-        json!({}),
+        &json!({}),
         58,
     );
     assert_eq!(setup.after(3).await, ["Readiness=s"]);
@@ -219,7 +219,11 @@ async fn a_dead_container_is_told_once_and_its_readiness_goes_on() {
 async fn a_slow_answer_delays_the_next_try() {
     let mut setup = Setup::new(&[("l", "t")]);
     let slow = json!({ "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 2 });
-    setup.ensure(&json!({ "name": "c", "livenessProbe": probe("l", &slow) }), &json!({}), 0);
+    setup.ensure(
+        &json!({ "name": "c", "livenessProbe": probe("l", &slow) }),
+        &json!({}),
+        0,
+    );
     assert_eq!(setup.after(60).await, ["Liveness=f"]);
     assert_eq!(setup.asked("l"), [0, 5]);
 }
@@ -230,7 +234,7 @@ async fn what_could_not_be_tried_counts_as_no_try() {
     let twice = json!({ "periodSeconds": 1, "failureThreshold": 2 });
     setup.ensure(
         &json!({ "name": "c", "livenessProbe": probe("l", &twice) }),
-        json!({}),
+        &json!({}),
         0,
     );
     let told = setup.outcomes_after(60).await;

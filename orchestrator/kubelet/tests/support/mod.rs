@@ -2,6 +2,7 @@
 //! network), so that the kernel ends and removes everything with it; the outer half removes directory and cgroups.
 #![allow(
     dead_code,
+    unused_imports,
     missing_docs,
     unreachable_pub,
     reason = "each test program uses a part; nothing else sees it"
@@ -10,7 +11,7 @@
 mod network;
 mod runtime;
 
-pub use runtime::{Containerd, TOOLS};
+pub use runtime::{Containerd, TOOLS, tools};
 
 use fairlead_apiserver::{
     Inside, Settings,
