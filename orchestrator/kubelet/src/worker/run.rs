@@ -343,8 +343,13 @@ impl Worker {
             self.end(kind, grace_s);
             decision = decide(&self.pod, &seen, &self.memory, now);
         }
-        let done = decision.actions.contains(&Action::Done);
+        let sent_before = self.memory.status_sent;
         let status = self.tell(&seen, &decision, now);
+        if self.memory.status_sent && !sent_before {
+            // The last status was sent already: nothing else will wake us to go on.
+            decision = decide(&self.pod, &seen, &self.memory, now);
+        }
+        let done = decision.actions.contains(&Action::Done);
         self.tell_waiting(&decision);
         self.show(&seen, status);
         self.probe(&seen);
