@@ -2,6 +2,13 @@
 //!
 //! [`frame`] has what all share: caches, queues, events, ownership. [`workloads`] makes pods of Deployments, Jobs and
 //! the like; [`cluster`] keeps everything else: EndpointSlices, namespaces, nodes, garbage.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::needless_pass_by_value,
+        reason = "tables of JSON read better without borrows"
+    )
+)]
 
 pub mod cluster;
 pub mod frame;
