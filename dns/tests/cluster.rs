@@ -9,7 +9,13 @@ use fairlead_apiserver::{
 };
 use fairlead_dns::{Source, corefile::default_corefile};
 use fairlead_store::testing::EtcdDouble;
-use hickory_proto::rr::RecordType::{A, PTR, SRV};
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{
+        RData, Record,
+        RecordType::{A, PTR, SRV},
+    },
+};
 use http::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -108,30 +114,18 @@ async fn names_follow_the_objects_of_an_api_server() {
             cluster.send(Method::DELETE, &path, None).await;
         }
     }
-    let mut addresses: Vec<String> = (0..10).map(|it| format!(" A 10.1.0.{};", it * 2 + 1)).collect();
+    let mut addresses: Vec<String> = (0..10).map(|it| format!(" A 10.1.0.{}", it * 2 + 1)).collect();
     addresses.sort();
     server
         .until(
             "db.default.svc.cluster.local",
             A,
-            &format!("NOERROR{}", addresses.concat()),
+            &format!("NOERROR{};", addresses.join(";")),
         )
         .await;
-    server
-        .until(
-            "0.0.1.10.in-addr.arpa",
-            PTR,
-            &server.tell("0.0.1.10.in-addr.arpa", PTR).await,
-        )
-        .await;
-    assert_eq!(
-        server
-            .ask("_p._tcp.db.default.svc.cluster.local", SRV)
-            .await
-            .answers
-            .len(),
-        10
-    );
+    // Ten records with their targets are more than 512 bytes.
+    let srv = server.ask("_p._tcp.db.default.svc.cluster.local", SRV).await;
+    assert!(srv.metadata.truncation && srv.answers.len() > 5);
     cluster
         .send(Method::DELETE, "/api/v1/namespaces/default/services/db", None)
         .await;
@@ -191,6 +185,51 @@ async fn dig_reads_the_answers() {
             .unwrap()
             .starts_with("kubernetes.default.svc")
     );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_to_the_outside_are_followed_by_the_upstream() {
+    let cluster = Cluster::start().await;
+    let upstream = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let text = format!(
+        ". {{\n kubernetes cluster.local in-addr.arpa {{\n fallthrough in-addr.arpa\n }}\n forward . {}\n cache\n}}",
+        upstream.local_addr().unwrap()
+    );
+    // Knows one name; everything else does not exist.
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (length, peer) = upstream.recv_from(&mut buffer).await.unwrap();
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let mut answer = query.clone().into_response();
+            let name = query.queries[0].name().clone();
+            if name.to_string() == "known.example." {
+                let address = RData::A(std::net::Ipv4Addr::new(192, 0, 2, 1).into());
+                answer.answers.push(Record::from_rdata(name, 300, address));
+            } else {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+            }
+            upstream.send_to(&answer.to_vec().unwrap(), peer).await.unwrap();
+        }
+    });
+    let server = Running::start(Source::Text(text), cluster.client()).await;
+    let external = |name: &str| json!({"type": "ExternalName", "externalName": name});
+    cluster.service("outside", external("known.example")).await;
+    cluster.service("lost", external("absent.example")).await;
+    cluster
+        .service("twice", external("outside.default.svc.cluster.local"))
+        .await;
+    let known = "NOERROR A 192.0.2.1; CNAME known.example.;";
+    server.until("outside.default.svc.cluster.local", A, known).await;
+    let answer = server.ask("outside.default.svc.cluster.local", A).await;
+    assert_eq!(answer.answers[1].name.to_string().to_lowercase(), "known.example.");
+    let lost = "NXDOMAIN CNAME absent.example.;";
+    server.until("lost.default.svc.cluster.local", A, lost).await;
+    let twice = "NOERROR A 192.0.2.1; CNAME known.example.; CNAME outside.default.svc.cluster.local.;";
+    server.until("twice.default.svc.cluster.local", A, twice).await;
+    // Reverse names that are not the cluster's are the upstream's.
+    assert_eq!(server.tell("1.2.0.192.in-addr.arpa", PTR).await, "NXDOMAIN");
     server.stop().await;
 }
 

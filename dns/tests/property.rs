@@ -152,9 +152,10 @@ impl Objects {
                         put(own.clone(), address_record(*address));
                     }
                     let weight = |count: usize| (100 / count).max(1);
+                    let distinct = targets.iter().map(|it| (&it.2, it.3)).collect::<BTreeSet<_>>().len();
                     for (name, protocol, label, number) in &targets {
                         let srv = |count| format!("SRV 0 {} {number} {label}.{own}", weight(count));
-                        put(own.clone(), srv(targets.len()));
+                        put(own.clone(), srv(distinct));
                         if !name.is_empty() {
                             let same = targets.iter().filter(|it| (&it.0, it.1) == (name, *protocol)).count();
                             put(format!("_{name}.{}.{own}", proto(*protocol)), srv(same));
@@ -167,7 +168,8 @@ impl Objects {
                         put(format!("{}.", reverse_of(*address)), format!("PTR {own}"));
                     }
                     for port in &service.ports {
-                        let weight = 100 / service.ports.len();
+                        let numbers: BTreeSet<u16> = service.ports.iter().map(|it| it.number).collect();
+                        let weight = 100 / numbers.len();
                         put(own.clone(), format!("SRV 0 {weight} {} {own}", port.number));
                         if !port.name.is_empty() {
                             put(
