@@ -30,6 +30,8 @@ pub struct Cluster<'t> {
     data: PathBuf,
     run: PathBuf,
     flags: Vec<String>,
+    /// Cgroup of its pods, in every hierarchy.
+    cgroup: String,
     log: PathBuf,
     pid: Cell<Option<i32>>,
 }
@@ -50,6 +52,7 @@ impl<'t> Cluster<'t> {
             log: node.dir.join("up.log"),
             flags: flags.iter().map(ToString::to_string).collect(),
             pid: Cell::new(None),
+            cgroup: format!("{}-{}", name_of(topology), node.number),
             data,
             run,
         };
@@ -88,6 +91,7 @@ impl<'t> Cluster<'t> {
         .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
         .collect();
         args.insert(0, "up".to_owned());
+        args.extend(["--pod-cgroup-root".to_owned(), format!("/{}", self.cgroup)]);
         args.extend(["--image".to_owned(), image()?.to_string_lossy().into_owned()]);
         args.extend(self.flags.iter().cloned());
         let pid = self.node.actor.call(Operation::Spawn {
@@ -146,7 +150,8 @@ impl<'t> Cluster<'t> {
         let mut args = vec!["agent", "--server", &server, "--token", token, "--image", &image];
         args.extend(places);
         args.extend(["--node-name", &node.name, "--node-ip", &address, "--devices", "eth0"]);
-        args.extend(["--socket-cgroup-root", &sockets]);
+        let cgroup = format!("/{}-{}", name_of(topology), node.number);
+        args.extend(["--socket-cgroup-root", &sockets, "--pod-cgroup-root", &cgroup]);
         let log = node.dir.join("agent.log");
         let _ = fs::remove_file(&log);
         let pid: i32 = node.actor.call(Operation::Spawn {
