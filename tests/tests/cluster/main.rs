@@ -31,7 +31,15 @@ fn server(cluster: &Cluster<'_>, name: &str, replicas: u32) {
             "metadata": {"labels": labels}, "spec": {"containers": [container]}}},
     });
     cluster.kubectl_with(&["apply", "-f", "-"], &deployment.to_string());
-    cluster.kubectl(&["expose", "deployment", name, "--port=80", "--target-port=8080", "--name", name]);
+    cluster.kubectl(&[
+        "expose",
+        "deployment",
+        name,
+        "--port=80",
+        "--target-port=8080",
+        "--name",
+        name,
+    ]);
     rolled_out(cluster, name);
 }
 
