@@ -10,7 +10,7 @@ fn nodes_join_by_token_and_pods_reach_each_other_across_them() {
     let token = cluster.token();
     let wrong = format!("fairlead.{}{}", "0".repeat(64), &token[token.find('.').unwrap() + 65..]);
     let refused = cluster.try_join(&topology, topology.node("node-b"), &wrong);
-    let refused = format!("{:#}", refused.err().expect("a server with another CA is not believed"));
+    let refused = format!("{:#}", refused.expect_err("a server with another CA is not believed"));
     assert!(refused.contains("is not the one that --token is for"), "{refused}");
     for name in ["node-b", "node-c"] {
         cluster.try_join(&topology, topology.node(name), &token).unwrap();

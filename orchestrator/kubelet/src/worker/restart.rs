@@ -56,7 +56,7 @@ pub fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
 }
 
 /// Whether an init container that ended with this code starts again. One that succeeded never does, and the pod's
-/// Always means OnFailure here.
+/// Always means `OnFailure` here.
 pub fn init_restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     exit_code != 0 && restarts(pod, container, exit_code)
 }
