@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn case(pod_policy: &str, container: serde_json::Value, code: i32) -> bool {
+    fn case(pod_policy: &str, container: &serde_json::Value, code: i32) -> bool {
         let pod: Pod =
             serde_json::from_value(json!({"spec": {"containers": [], "restartPolicy": pod_policy}})).unwrap();
         let mut named = json!({"name": "c"});
@@ -107,7 +107,7 @@ mod tests {
         ];
         for (policy, container, code, expected) in table {
             assert_eq!(
-                case(policy, container.clone(), code),
+                case(policy, &container, code),
                 expected,
                 "{policy} {container} {code}"
             );
