@@ -111,10 +111,13 @@ impl Cluster {
             let user = User::service_account("kube-system", name, "");
             Client::new(Inside::new(Arc::clone(&running.server), user), "default")
         });
-        let config = Config {
+        let mut config = Config {
             clock: self.clock.clone(),
             ..Config::default()
         };
+        // Nobody renews leases here.
+        config.cluster.node_grace = Duration::MAX;
+        config.cluster.node_startup_grace = Duration::MAX;
         let run = fairlead_controllers::run(config, clients, self.stop.clone());
         self.controllers = Some(tokio::spawn(async move { run.await.unwrap() }));
     }
