@@ -111,15 +111,18 @@ impl Cluster {
             let user = User::service_account("kube-system", name, "");
             Client::new(Inside::new(Arc::clone(&running.server), user), "default")
         });
-        let mut config = Config {
+        let config = Config {
             clock: self.clock.clone(),
             ..Config::default()
         };
-        // Nobody renews leases here.
-        config.cluster.node_grace = Duration::MAX;
-        config.cluster.node_startup_grace = Duration::MAX;
-        let run = fairlead_controllers::run(config, clients, self.stop.clone());
-        self.controllers = Some(tokio::spawn(async move { run.await.unwrap() }));
+        let stop = self.stop.clone();
+        let run = async move {
+            let all = fairlead_controllers::workloads::all();
+            fairlead_controllers::run_these(config, clients, all, stop)
+                .await
+                .unwrap();
+        };
+        self.controllers = Some(tokio::spawn(run));
     }
 
     /// Returns when the controllers do nothing any more.
