@@ -169,9 +169,9 @@ fn round(server: SocketAddr, names: &[Vec<u8>], window: usize) -> anyhow::Result
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
             socket.connect(server)?;
             if window > 0 {
-                socket.set_nonblocking(true)?
+                socket.set_nonblocking(true)?;
             } else {
-                socket.set_read_timeout(Some(Duration::from_secs(1)))?
+                socket.set_read_timeout(Some(Duration::from_secs(1)))?;
             }
             std::io::Result::Ok(socket)
         })

@@ -121,6 +121,7 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "lives for one question, on the stack")]
 enum Next {
     Done,
     NoName,
@@ -184,7 +185,7 @@ impl Scribe<'_, '_> {
         let written = self
             .reply
             .record(Section::Answer, self.owner, rtype::CNAME, ttl, |out| {
-                out.extend_from_slice(target)
+                out.extend_from_slice(target);
             });
         if !written || self.wants(rtype::CNAME) {
             return Next::Done;
@@ -204,7 +205,7 @@ impl Scribe<'_, '_> {
             if !self
                 .reply
                 .record(Section::Answer, self.owner, rtype::A, self.view.ttl, |out| {
-                    out.extend_from_slice(&octets)
+                    out.extend_from_slice(&octets);
                 })
             {
                 return;
@@ -218,7 +219,7 @@ impl Scribe<'_, '_> {
             if !self
                 .reply
                 .record(Section::Answer, self.owner, rtype::AAAA, self.view.ttl, |out| {
-                    out.extend_from_slice(&octets)
+                    out.extend_from_slice(&octets);
                 })
             {
                 return;
@@ -361,7 +362,7 @@ impl Scribe<'_, '_> {
     fn version(&mut self) {
         self.reply
             .record(Section::Answer, self.owner, rtype::TXT, self.view.ttl, |out| {
-                push_label(out, VERSION)
+                push_label(out, VERSION);
             });
     }
 

@@ -2,6 +2,7 @@
 #![allow(
     dead_code,
     missing_docs,
+    clippy::needless_pass_by_value,
     unreachable_pub,
     reason = "each test program uses a part; nothing else sees it"
 )]
