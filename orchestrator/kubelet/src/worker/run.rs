@@ -178,7 +178,7 @@ impl Worker {
             }
             let mut wake = None;
             if look {
-                match self.observer.observe(&self.pod).await {
+                match self.observer.observe(&self.pod, self.memory.ending.is_some()).await {
                     Ok(seen) => {
                         self.seen = Some(seen);
                         look = false;
@@ -346,7 +346,7 @@ impl Worker {
         let sent_before = self.memory.status_sent;
         let status = self.tell(&seen, &decision, now);
         if self.memory.status_sent && !sent_before {
-            // The last status was sent already: nothing else will wake us to go on.
+            // There was nothing new to send: what waits for that may go on.
             decision = decide(&self.pod, &seen, &self.memory, now);
         }
         let done = decision.actions.contains(&Action::Done);
