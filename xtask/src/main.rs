@@ -72,9 +72,15 @@ cargo xtask demo -- --help       the demo's own options"
         arguments: Vec<OsString>,
     },
     /// Run a whole cluster on this machine: builds the agent and a test image, then `fairlead up`
-    #[command(after_help = "cargo xtask up -- --help       the cluster's own options
-cargo xtask demo               the service proxy alone, between network namespaces")]
+    #[command(
+        after_help = "cargo xtask up --nodes 3       three nodes out of network namespaces of this machine
+cargo xtask up -- --help       the cluster's own options
+cargo xtask demo               the service proxy alone, between network namespaces"
+    )]
     Up {
+        /// Nodes out of network namespaces, joined by token, instead of this machine as a node
+        #[arg(long, value_name = "N")]
+        nodes: Option<u8>,
         /// For `fairlead up`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
@@ -131,7 +137,8 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test { no_kernel, arguments } => tests::run(&workspace, &Progress::stdout(), no_kernel, &arguments),
         Command::Demo { arguments } => programs::exec(&workspace, &Progress::stderr(), "demo", &arguments),
-        Command::Up { arguments } => programs::up(&workspace, &Progress::stderr(), &arguments),
+        Command::Up { nodes: Some(nodes), .. } => programs::nodes(&workspace, &Progress::stderr(), nodes),
+        Command::Up { nodes: None, arguments } => programs::up(&workspace, &Progress::stderr(), &arguments),
         Command::Image { which, output } => {
             image::run(&workspace, &Progress::stdout(), &which, output).map(|()| ExitCode::SUCCESS)
         }

@@ -82,6 +82,20 @@ pub(crate) fn up(workspace: &Workspace, progress: &Progress, arguments: &[OsStri
     Err(error).with_context(|| path.display().to_string())
 }
 
+/// Builds the agent and the test image, and makes a cluster of that many nodes; `Ok` is never returned.
+///
+/// # Errors
+/// As [`up`].
+pub(crate) fn nodes(workspace: &Workspace, progress: &Progress, nodes: u8) -> Result<ExitCode> {
+    crate::image::test(workspace, progress, &workspace.target.join("images"))?;
+    exec(
+        workspace,
+        progress,
+        "nodes",
+        &["--nodes".into(), nodes.to_string().into()],
+    )
+}
+
 /// The benchmark of the API server, an example of its crate: it needs no root and no namespaces.
 const API_BENCH: &str = "api_bench";
 

@@ -73,6 +73,7 @@ impl Registry {
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is not installed");
         while TcpStream::connect(&address).await.is_err() {

@@ -134,7 +134,7 @@ fn host_traces(topology: &Topology) -> (BTreeSet<String>, usize, String) {
     }
     let cgroups = find(Path::new("/sys/fs/cgroup"), 3)
         .iter()
-        .filter(|it| it.ends_with("kubepods") || it.to_string_lossy().contains(&name))
+        .filter(|it| it.to_string_lossy().contains(&name))
         .count();
     let rules = topology
         .node("node-a")

@@ -4,6 +4,7 @@
 mod configuration;
 mod controllers;
 mod life;
+mod nodes;
 mod pods;
 mod services;
 mod workloads;
@@ -17,23 +18,19 @@ fn client(cluster: &Cluster<'_>) {
     cluster.wait_ready("pod/client");
 }
 
-/// A deployment of servers and its Service of the same name on port 80.
+/// A deployment of servers, each ready when it answers, and its Service of the same name on port 80.
 fn server(cluster: &Cluster<'_>, name: &str, replicas: u32) {
-    let replicas = format!("--replicas={replicas}");
-    let command = [
-        "create",
-        "deployment",
-        name,
-        "--image",
-        IMAGE,
-        &replicas,
-        "--",
-        "testbox",
-        "serve",
-        "--drain",
-        "1",
-    ];
-    cluster.kubectl(&command);
+    let container = serde_json::json!({
+        "name": "main", "image": IMAGE, "command": ["testbox", "serve", "--drain", "2"],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 1},
+    });
+    let labels = serde_json::json!({"app": name});
+    let deployment = serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": {
+            "metadata": {"labels": labels}, "spec": {"containers": [container]}}},
+    });
+    cluster.kubectl_with(&["apply", "-f", "-"], &deployment.to_string());
     cluster.kubectl(&[
         "expose",
         "deployment",

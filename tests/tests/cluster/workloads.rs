@@ -11,7 +11,7 @@ fn a_deployment_is_changed_in_every_way_without_a_failed_request() {
     server(&cluster, "web", 3);
     client(&cluster);
     // In the background of the pod, until it is told to end.
-    let load = "testbox load http://web/ --seconds 600 --clients 2 > /tmp/load 2>&1 & echo $! > /tmp/pid";
+    let load = "testbox load http://web/ --seconds 600 --clients 2 --pause 5 > /tmp/load 2>&1 & echo $! > /tmp/pid";
     cluster.kubectl(&["exec", "client", "--", "sh", "-c", load]);
 
     cluster.kubectl(&["scale", "deployment", "web", "--replicas=4"]);
@@ -46,7 +46,7 @@ fn a_deployment_is_changed_in_every_way_without_a_failed_request() {
     let history = cluster.kubectl(&["rollout", "history", "deployment/web"]);
     assert!(history.lines().any(|line| line.starts_with('3')), "{history}");
 
-    let end = "kill $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 0.1; done; cat /tmp/load";
+    let end = "kill $(cat /tmp/pid); until [ -s /tmp/load ]; do sleep 0.1; done; cat /tmp/load";
     let counted = cluster.kubectl(&["exec", "client", "--", "sh", "-c", end]);
     let counted: Value = serde_json::from_str(&counted).unwrap_or_else(|error| panic!("{error}: {counted}"));
     assert_eq!(counted["failed"], 0, "{counted}");

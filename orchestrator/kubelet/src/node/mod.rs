@@ -16,6 +16,7 @@ pub(crate) use served::server_state;
 
 use crate::{
     Config,
+    cgroups::Cgroups,
     cri::Runtime,
     events::Recorder,
     images::Images,
@@ -23,7 +24,7 @@ use crate::{
     probes::Prober,
     table::PodTable,
 };
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kube::Client;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::Notify;
@@ -65,8 +66,9 @@ impl Node {
         table: Arc<PodTable>,
     ) -> Result<Self> {
         let images = Images::new(runtime.clone(), client.clone(), events.clone());
-        let facts = Arc::new(facts(&config));
-        let outside = Outside::new(&config, client.clone(), Arc::clone(&facts))?;
+        let cgroups = Cgroups::new(&config.cgroup_root).context("the cgroups of pods")?;
+        let facts = Arc::new(facts(&config, cgroups.version()));
+        let outside = Outside::new(&config, client.clone(), Arc::clone(&facts), cgroups)?;
         Ok(Self {
             images,
             facts,
@@ -112,7 +114,7 @@ fn resolver(config: &Config) -> Resolver {
     }
 }
 
-fn facts(config: &Config) -> Facts {
+fn facts(config: &Config, cgroup_version: CgroupVersion) -> Facts {
     let capacity = capacity::read(config.max_pods, &config.root_dir);
     Facts {
         node_name: config.node_name.clone(),
@@ -122,7 +124,7 @@ fn facts(config: &Config) -> Facts {
         resolver: resolver(config),
         log_root: config.log_dir.clone(),
         cgroup_root: config.cgroup_root.clone(),
-        cgroup_version: CgroupVersion::default(),
+        cgroup_version,
         allocatable: capacity.amounts(),
         memory_capacity: i64::try_from(capacity.memory_bytes).unwrap_or(i64::MAX),
         seccomp_root: config.root_dir.join("seccomp"),

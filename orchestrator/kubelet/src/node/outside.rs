@@ -1,7 +1,8 @@
-//! What a pod needs besides containers: directories, volumes, objects.
+//! What a pod needs besides containers: directories, volumes, cgroups, objects.
 
 use crate::{
     Config,
+    cgroups::Cgroups,
     cri::v1::Mount,
     objects::{self, Cached, Objects},
     pod::{self, ContainerRef},
@@ -19,6 +20,7 @@ pub struct Outside {
     log_dir: PathBuf,
     objects: Arc<dyn Objects>,
     volumes: Volumes,
+    cgroups: Cgroups,
 }
 
 impl Outside {
@@ -26,7 +28,7 @@ impl Outside {
     ///
     /// # Errors
     /// A directory that cannot be made.
-    pub fn new(config: &Config, client: Client, facts: Arc<Facts>) -> Result<Self> {
+    pub fn new(config: &Config, client: Client, facts: Arc<Facts>, cgroups: Cgroups) -> Result<Self> {
         let objects: Arc<dyn Objects> = Arc::new(Cached::new(client));
         let volumes =
             Volumes::new(&config.root_dir, facts, Arc::clone(&objects)).context("the directory of volumes")?;
@@ -34,6 +36,7 @@ impl Outside {
             log_dir: config.log_dir.clone(),
             objects,
             volumes,
+            cgroups,
         })
     }
 
@@ -45,11 +48,17 @@ impl Outside {
     /// What a sandbox cannot be made without.
     ///
     /// # Errors
-    /// What the disk refused.
+    /// What the disk or the kernel refused.
     pub async fn before_sandbox(&self, pod: &Pod) -> Result<(), String> {
         let directory = names::pod_log_directory(&self.log_dir, pod);
         let made = tokio::fs::create_dir_all(&directory).await;
-        made.map_err(|error| format!("{}: {error}", directory.display()))
+        made.map_err(|error| format!("{}: {error}", directory.display()))?;
+        self.cgroup(pod).await
+    }
+
+    async fn cgroup(&self, pod: &Pod) -> Result<(), String> {
+        let made = self.cgroups.create(pod).await;
+        made.map_err(|error| format!("failed to ensure that the pod's cgroups exist and are limited: {error}"))
     }
 
     /// What containers cannot be made without.
@@ -57,6 +66,10 @@ impl Outside {
     /// # Errors
     /// Volumes that cannot be had yet.
     pub async fn set_up(&self, pod: &Pod) -> Result<(), SetUpFailed> {
+        // Also for a pod that ran before this process did: its class is weighed with it.
+        if let Err(error) = self.cgroup(pod).await {
+            tracing::warn!(pod = pod::full_name(pod), %error, "cgroups of a running pod");
+        }
         self.volumes.set_up(pod).await.map(drop)
     }
 
@@ -91,24 +104,31 @@ impl Outside {
     /// Takes everything away. Idempotent.
     ///
     /// # Errors
-    /// What the disk refused.
+    /// What the disk or the kernel refused.
     pub async fn tear_down(&self, pod: &Pod) -> Result<(), String> {
+        // First, so that nothing can be writing any more.
+        let ended = self.cgroups.remove(pod::uid(pod)).await;
         let done = self.volumes.tear_down(pod::uid(pod)).await;
+        ended.map_err(|error| format!("error removing the cgroups: {error}"))?;
         done.map_err(|error| format!("error cleaning up the volumes: {error}"))
     }
 
     /// Takes away what pods that are gone left behind.
     pub async fn remove_leftovers(&self, known: &HashSet<String>) {
-        let left = match self.volumes.leftovers().await {
-            Ok(left) => left,
-            Err(error) => {
-                tracing::warn!(error = %error, "volumes that were left behind cannot be looked for");
-                return;
+        let (volumes, cgroups) = tokio::join!(self.volumes.leftovers(), self.cgroups.leftovers());
+        let mut left = HashSet::new();
+        for found in [volumes, cgroups] {
+            match found {
+                Ok(found) => left.extend(found),
+                Err(error) => tracing::warn!(%error, "what was left behind cannot be looked for"),
             }
-        };
-        for uid in left.into_iter().filter(|it| !known.contains(it)) {
-            if let Err(error) = self.volumes.tear_down(&uid).await {
-                tracing::warn!(uid, error = %error, "volumes of a pod that is gone cannot be removed");
+        }
+        for uid in left.difference(known) {
+            if let Err(error) = self.cgroups.remove(uid).await {
+                tracing::warn!(uid, %error, "cgroups of a pod that is gone cannot be removed");
+            }
+            if let Err(error) = self.volumes.tear_down(uid).await {
+                tracing::warn!(uid, %error, "volumes of a pod that is gone cannot be removed");
             }
         }
     }

@@ -20,10 +20,14 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom},
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Label of the uid of the pod that something was made for.
 pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
+
+/// How much later than the end of a container its want of memory may be told.
+const WORD_OF_OOM: Duration = Duration::from_millis(100);
 
 /// Most bytes of last words that are told. Source: `Container.terminationMessagePath`.
 const LAST_WORDS: u64 = 4096;
@@ -51,11 +55,12 @@ impl Observer {
         }
     }
 
-    /// What the runtime has now. `pod` tells which containers may have left last words.
+    /// What the runtime has now. `pod` tells which containers may have left last words, `ending` whether they are being
+    /// killed anyway.
     ///
     /// # Errors
     /// The runtime's.
-    pub async fn observe(&mut self, pod: &Pod) -> Result<Observed, RuntimeError> {
+    pub async fn observe(&mut self, pod: &Pod, ending: bool) -> Result<Observed, RuntimeError> {
         let labels = BTreeMap::from([(POD_UID.to_owned(), self.uid.clone())]);
         let sandbox_filter = PodSandboxFilter {
             label_selector: labels.clone(),
@@ -85,6 +90,13 @@ impl Observer {
                 Ok(status) => status,
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => return Err(error),
+            };
+            let status = if killed(&status) && !ending {
+                // Whether it was for want of memory is told apart from the end, and may be told a little later.
+                tokio::time::sleep(WORD_OF_OOM).await;
+                self.runtime.container_status(&container.id).await.unwrap_or(status)
+            } else {
+                status
             };
             let mut read = from_status(&status, &container.pod_sandbox_id);
             if let State::Exited(exit) = &mut read.state {
@@ -117,6 +129,11 @@ impl Observer {
         }
         Ok(ips)
     }
+}
+
+/// Whether it was ended by a signal that nobody can refuse, for a reason that is not told.
+fn killed(status: &ContainerStatus) -> bool {
+    status.state() == ContainerState::ContainerExited && status.exit_code == 137 && status.reason != "OOMKilled"
 }
 
 /// All addresses that a sandbox has.

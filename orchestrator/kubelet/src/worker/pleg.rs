@@ -21,8 +21,11 @@ const RELIST: Duration = Duration::from_secs(10);
 const RELIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 
 /// When to look after an event whose effect cannot be seen yet: the runtime tells of the end of a process before its
-/// own lists show it.
+/// own lists show it. The last one is repeated.
 const AFTER_EVENT_MS: [u64; 6] = [5, 20, 60, 200, 500, 1000];
+
+/// How often to look for what an event told of: on a machine that is too busy, the lists are far behind.
+const LOOKS: usize = 60;
 
 /// When to ask for events again after the connection broke.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -69,7 +72,11 @@ pub(crate) async fn run(runtime: Runtime, changed: mpsc::UnboundedSender<String>
         }
         match look(&runtime).await {
             Ok(now) => {
-                for uid in differences(&known, &now) {
+                let mut told = differences(&known, &now);
+                // What is known of an end may change after it: that it was for want of memory.
+                let first = open.iter().filter(|(_, tries)| **tries == 0);
+                told.extend(first.filter_map(|(id, _)| now.get(id)).map(|(uid, _)| uid.clone()));
+                for uid in told {
                     if changed.send(uid).is_err() {
                         return;
                     }
@@ -77,14 +84,14 @@ pub(crate) async fn run(runtime: Runtime, changed: mpsc::UnboundedSender<String>
                 open.retain(|id, tries| {
                     *tries += 1;
                     let lives = now.get(id).is_some_and(|(_, state)| LIVES.contains(state));
-                    lives && *tries < AFTER_EVENT_MS.len()
+                    lives && *tries < LOOKS
                 });
                 known = now;
             }
             Err(error) => tracing::warn!(error = %error, "the runtime could not be looked through"),
         }
         let usual = if with_events { RELIST } else { RELIST_WITHOUT_EVENTS };
-        let soon = open.values().min().map(|it| Duration::from_millis(AFTER_EVENT_MS[*it]));
+        let soon = open.values().min().map(|it| Duration::from_millis(AFTER_EVENT_MS[(*it).min(AFTER_EVENT_MS.len() - 1)]));
         next = Instant::now() + soon.unwrap_or(usual);
     }
 }

@@ -178,7 +178,7 @@ impl Worker {
             }
             let mut wake = None;
             if look {
-                match self.observer.observe(&self.pod).await {
+                match self.observer.observe(&self.pod, self.memory.ending.is_some()).await {
                     Ok(seen) => {
                         self.seen = Some(seen);
                         look = false;
@@ -343,8 +343,13 @@ impl Worker {
             self.end(kind, grace_s);
             decision = decide(&self.pod, &seen, &self.memory, now);
         }
-        let done = decision.actions.contains(&Action::Done);
+        let sent_before = self.memory.status_sent;
         let status = self.tell(&seen, &decision, now);
+        if self.memory.status_sent && !sent_before {
+            // There was nothing new to send: what waits for that may go on.
+            decision = decide(&self.pod, &seen, &self.memory, now);
+        }
+        let done = decision.actions.contains(&Action::Done);
         self.tell_waiting(&decision);
         self.show(&seen, status);
         self.probe(&seen);

@@ -33,7 +33,7 @@ fn meta(owners: &[(&str, bool)], finalizers: &[&str], deleting: bool) -> ObjectM
     ObjectMeta {
         owner_references: Some(owners.iter().map(|it| reference(it.0, it.1)).collect()),
         finalizers: Some(finalizers.iter().map(|it| (*it).to_owned()).collect()),
-        deletion_timestamp: deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH)),
+        deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
         ..ObjectMeta::default()
     }
 }
