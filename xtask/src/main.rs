@@ -105,10 +105,12 @@ ctr -n k8s.io images import FILE       how containerd takes it; `fairlead image 
         #[arg(long)]
         check: bool,
     },
-    /// Measure packet forwarding against kube-proxy's modes on this kernel, or the API server
+    /// Measure packet forwarding against kube-proxy's modes on this kernel, the API server, or a whole cluster
     #[command(after_help = "cargo xtask bench -- --help       the benchmark's own options
 cargo xtask bench api               starts, creates, watches, lists and memory of the API server
-cargo xtask bench api -- --help     its options")]
+cargo xtask bench api -- --help     its options
+cargo xtask bench cluster           starts, pods and memory of a whole cluster; CNI and DNS
+cargo xtask bench cluster -- --help its options")]
     Bench {
         /// For the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
@@ -143,6 +145,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Gen { check } => generate::run(&workspace, &Progress::stdout(), check).map(|()| ExitCode::SUCCESS),
         Command::Bench { arguments } if arguments.first().is_some_and(|it| it == "api") => {
             programs::bench_api(&workspace, &Progress::stderr(), &arguments[1..])
+        }
+        Command::Bench { arguments } if arguments.first().is_some_and(|it| it == "cluster") => {
+            programs::bench_cluster(&workspace, &Progress::stderr(), &arguments)
         }
         Command::Bench { arguments } => programs::exec(&workspace, &Progress::stderr(), "bench", &arguments),
     }
