@@ -37,8 +37,13 @@ fn an_image_that_cannot_be_had_is_told() {
         assert_eq!(phase(&pod), "Pending");
         let state = container(&pod, "app").unwrap().state.clone().unwrap().waiting.unwrap();
         let message = state.message.unwrap();
-        assert!(message.starts_with("Back-off pulling image \"127.0.0.1:1/none:1\": ErrImagePull: "), "{message}");
-        cluster.until_event("pull", "Pulling", "Pulling image \"127.0.0.1:1/none:1\"").await;
+        assert!(
+            message.starts_with("Back-off pulling image \"127.0.0.1:1/none:1\": ErrImagePull: "),
+            "{message}"
+        );
+        cluster
+            .until_event("pull", "Pulling", "Pulling image \"127.0.0.1:1/none:1\"")
+            .await;
         cluster.until_event("pull", "BackOff", "Back-off pulling image").await;
         // What cannot start can go.
         for name in ["never", "invalid", "pull"] {
@@ -56,11 +61,19 @@ struct Registry {
 
 impl Registry {
     async fn start(directory: &Path) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let address = format!("127.0.0.1:{port}");
         // `htpasswd -Bbn ann secret`.
         let passwords = directory.join("htpasswd");
-        std::fs::write(&passwords, "ann:$2y$04$5xEHmMOx/w5V2gXKyxdAe.wEdvcsBQpG22Jr5UvJPRypCV24LEXni\n").unwrap();
+        std::fs::write(
+            &passwords,
+            "ann:$2y$04$5xEHmMOx/w5V2gXKyxdAe.wEdvcsBQpG22Jr5UvJPRypCV24LEXni\n",
+        )
+        .unwrap();
         let configuration = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {0}}}}}\nhttp: {{addr: \"{address}\"}}\nauth: {{htpasswd: {{realm: test, path: {1}}}}}\n",
             directory.join("registry").display(),
@@ -117,7 +130,9 @@ async fn pulled_with_a_secret(directory: PathBuf) {
     with_secret["imagePullSecrets"] = json!([{"name": "pull"}]);
     cluster.create("pulled", with_secret).await;
     cluster.until_running("pulled").await;
-    cluster.until_event("pulled", "Pulled", "Successfully pulled image").await;
+    cluster
+        .until_event("pulled", "Pulled", "Successfully pulled image")
+        .await;
     drop(registry);
     cluster.end().await;
 }

@@ -40,40 +40,86 @@ fn containers_restart_as_their_policy_says() {
     isolated("containers_restart_as_their_policy_says", |directory| async {
         let cluster = Cluster::start(directory).await;
         // Fails at once: started again at once, then waited for.
-        cluster.create("crash", json!({"containers": [sh("app", "echo bad luck >/dev/termination-log; exit 3")]})).await;
         cluster
-            .create("once", json!({"restartPolicy": "Never", "containers": [sh("bad", "exit 3"), sh("good", "exit 0")]}))
+            .create(
+                "crash",
+                json!({"containers": [sh("app", "echo bad luck >/dev/termination-log; exit 3")]}),
+            )
             .await;
         cluster
-            .create("job", json!({"restartPolicy": "OnFailure", "containers": [sh("app", "exit 0")]}))
+            .create(
+                "once",
+                json!({"restartPolicy": "Never", "containers": [sh("bad", "exit 3"), sh("good", "exit 0")]}),
+            )
             .await;
         cluster
-            .create("big", json!({"restartPolicy": "Never", "containers": [{
-                "name": "app", "image": support::TOOLS, "imagePullPolicy": "Never",
-                "command": ["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=60"],
-                "resources": {"limits": {"memory": "16Mi"}},
-            }]}))
+            .create(
+                "job",
+                json!({"restartPolicy": "OnFailure", "containers": [sh("app", "exit 0")]}),
+            )
+            .await;
+        cluster
+            .create(
+                "big",
+                json!({"restartPolicy": "Never", "containers": [{
+                    "name": "app", "image": support::TOOLS, "imagePullPolicy": "Never",
+                    "command": ["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=60"],
+                    "resources": {"limits": {"memory": "16Mi"}},
+                }]}),
+            )
             .await;
         let pod = cluster
-            .until("crash", "in back-off", |it| waiting(it, "app") == Some("CrashLoopBackOff"))
+            .until("crash", "in back-off", |it| {
+                waiting(it, "app") == Some("CrashLoopBackOff")
+            })
             .await;
         let app = container(&pod, "app").unwrap();
         assert_eq!(app.restart_count, 1);
         let last = app.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
-        assert_eq!((last.exit_code, last.reason.as_deref(), last.message.as_deref()), (3, Some("Error"), Some("bad luck\n")));
+        assert_eq!(
+            (last.exit_code, last.reason.as_deref(), last.message.as_deref()),
+            (3, Some("Error"), Some("bad luck\n"))
+        );
         assert_eq!(phase(&pod), "Running");
         assert!(!holds(&pod, "Ready"));
-        let message = app.state.as_ref().unwrap().waiting.as_ref().unwrap().message.clone().unwrap();
-        assert!(message.starts_with("back-off 10s restarting failed container=app pod=crash_default("), "{message}");
-        cluster.until_event("crash", "BackOff", "Back-off restarting failed container app in pod crash_default(").await;
+        let message = app
+            .state
+            .as_ref()
+            .unwrap()
+            .waiting
+            .as_ref()
+            .unwrap()
+            .message
+            .clone()
+            .unwrap();
+        assert!(
+            message.starts_with("back-off 10s restarting failed container=app pod=crash_default("),
+            "{message}"
+        );
+        cluster
+            .until_event(
+                "crash",
+                "BackOff",
+                "Back-off restarting failed container app in pod crash_default(",
+            )
+            .await;
         let pod = cluster.until("once", "failed", |it| phase(it) == "Failed").await;
         assert_eq!(container(&pod, "bad").unwrap().restart_count, 0);
         let pod = cluster.until("job", "done", |it| phase(it) == "Succeeded").await;
         let conditions = pod.status.clone().unwrap().conditions.unwrap();
         let ready = conditions.iter().find(|it| it.type_ == "Ready").unwrap();
-        assert_eq!((&*ready.status, ready.reason.as_deref()), ("False", Some("PodCompleted")));
+        assert_eq!(
+            (&*ready.status, ready.reason.as_deref()),
+            ("False", Some("PodCompleted"))
+        );
         let pod = cluster.until("big", "failed", |it| phase(it) == "Failed").await;
-        let ended = container(&pod, "app").unwrap().state.clone().unwrap().terminated.unwrap();
+        let ended = container(&pod, "app")
+            .unwrap()
+            .state
+            .clone()
+            .unwrap()
+            .terminated
+            .unwrap();
         assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("OOMKilled")));
         cluster.end().await;
     });
@@ -88,7 +134,10 @@ fn init_containers_and_sidecars_come_first() {
             it["volumeMounts"] = mount.clone();
             it
         };
-        let mut sidecar = with_mount(sh("side", "echo side >>/shared/order; trap 'exit 0' TERM; while true; do sleep 3600 & wait $!; done"));
+        let mut sidecar = with_mount(sh(
+            "side",
+            "echo side >>/shared/order; trap 'exit 0' TERM; while true; do sleep 3600 & wait $!; done",
+        ));
         sidecar["restartPolicy"] = json!("Always");
         sidecar["startupProbe"] = json!({"exec": {"command": ["grep", "side", "/shared/order"]}, "periodSeconds": 1});
         let spec = json!({
@@ -103,7 +152,13 @@ fn init_containers_and_sidecars_come_first() {
         });
         cluster.create("web", spec).await;
         let pod = cluster.until("web", "done", |it| phase(it) == "Succeeded").await;
-        let ended = container(&pod, "app").unwrap().state.clone().unwrap().terminated.unwrap();
+        let ended = container(&pod, "app")
+            .unwrap()
+            .state
+            .clone()
+            .unwrap()
+            .terminated
+            .unwrap();
         assert_eq!(ended.message.as_deref(), Some("first\nside\nsecond\n"));
         let failing = json!({"restartPolicy": "Never", "initContainers": [sh("init", "exit 1")], "containers": [sh("app", WAIT)]});
         cluster.create("failing", failing).await;
@@ -112,7 +167,9 @@ fn init_containers_and_sidecars_come_first() {
         let again = json!({"initContainers": [sh("init", "exit 1")], "containers": [sh("app", WAIT)]});
         cluster.create("again", again).await;
         let pod = cluster
-            .until("again", "in back-off", |it| waiting(it, "init") == Some("CrashLoopBackOff"))
+            .until("again", "in back-off", |it| {
+                waiting(it, "init") == Some("CrashLoopBackOff")
+            })
             .await;
         assert_eq!(phase(&pod), "Pending");
         cluster.end().await;
@@ -124,7 +181,10 @@ fn pods_end_gracefully() {
     isolated("pods_end_gracefully", |directory| async {
         let cluster = Cluster::start(directory).await;
         // Its last words tell that it was asked, and after its hook.
-        let mut app = sh("app", "trap 'cat /tmp/hook >/dev/termination-log; exit 7' TERM; while true; do sleep 3600 & wait $!; done");
+        let mut app = sh(
+            "app",
+            "trap 'cat /tmp/hook >/dev/termination-log; exit 7' TERM; while true; do sleep 3600 & wait $!; done",
+        );
         app["lifecycle"] = json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook ran >/tmp/hook"]}}});
         cluster
             .create("web", json!({"terminationGracePeriodSeconds": 30, "containers": [app]}))
@@ -132,15 +192,31 @@ fn pods_end_gracefully() {
         cluster.until_running("web").await;
         // Someone else holds the object, so that its last status can be seen.
         let finalizer = json!({"metadata": {"finalizers": ["fairlead.test/hold"]}});
-        cluster.pods().patch("web", &PatchParams::default(), &Patch::Merge(finalizer)).await.unwrap();
+        cluster
+            .pods()
+            .patch("web", &PatchParams::default(), &Patch::Merge(finalizer))
+            .await
+            .unwrap();
         cluster.pods().delete("web", &DeleteParams::default()).await.unwrap();
         let pod = cluster
-            .until("web", "ended", |it| container(it, "app").is_some_and(|it| it.state.as_ref().unwrap().terminated.is_some()))
+            .until("web", "ended", |it| {
+                container(it, "app").is_some_and(|it| it.state.as_ref().unwrap().terminated.is_some())
+            })
             .await;
-        let ended = container(&pod, "app").unwrap().state.clone().unwrap().terminated.unwrap();
+        let ended = container(&pod, "app")
+            .unwrap()
+            .state
+            .clone()
+            .unwrap()
+            .terminated
+            .unwrap();
         assert_eq!((ended.exit_code, ended.message.as_deref()), (7, Some("hook ran\n")));
         let release = json!({"metadata": {"finalizers": null}});
-        cluster.pods().patch("web", &PatchParams::default(), &Patch::Merge(release)).await.unwrap();
+        cluster
+            .pods()
+            .patch("web", &PatchParams::default(), &Patch::Merge(release))
+            .await
+            .unwrap();
         cluster.until_gone("web").await;
         // One that does not listen is killed, and at once when its grace is taken back.
         cluster
@@ -149,7 +225,11 @@ fn pods_end_gracefully() {
         cluster.until_running("deaf").await;
         cluster.pods().delete("deaf", &DeleteParams::default()).await.unwrap();
         cluster.until_event("deaf", "Killing", "Stopping container app").await;
-        cluster.pods().delete("deaf", &DeleteParams::default().grace_period(1)).await.unwrap();
+        cluster
+            .pods()
+            .delete("deaf", &DeleteParams::default().grace_period(1))
+            .await
+            .unwrap();
         cluster.until_gone("deaf").await;
         cluster.end().await;
     });
@@ -170,7 +250,11 @@ fn static_pods_are_shown_by_mirrors() {
         let uid = mirror.metadata.uid.clone();
         // A mirror that is deleted comes back; what it shows runs on.
         let id = container(&mirror, "app").unwrap().container_id.clone();
-        cluster.pods().delete("etcd-n1", &DeleteParams::default()).await.unwrap();
+        cluster
+            .pods()
+            .delete("etcd-n1", &DeleteParams::default())
+            .await
+            .unwrap();
         let mirror = cluster
             .until("etcd-n1", "back", |it| it.metadata.uid != uid && phase(it) == "Running")
             .await;
@@ -179,7 +263,9 @@ fn static_pods_are_shown_by_mirrors() {
         std::fs::write(&file, manifest(&format!("echo; {WAIT}")).to_string()).unwrap();
         let uid = mirror.metadata.uid.clone();
         let mirror = cluster
-            .until("etcd-n1", "replaced", |it| it.metadata.uid != uid && phase(it) == "Running")
+            .until("etcd-n1", "replaced", |it| {
+                it.metadata.uid != uid && phase(it) == "Running"
+            })
             .await;
         assert_ne!(container(&mirror, "app").unwrap().container_id, id);
         std::fs::remove_file(&file).unwrap();
@@ -197,7 +283,9 @@ fn a_new_kubelet_adopts_what_runs() {
     isolated("a_new_kubelet_adopts_what_runs", |directory| async {
         let mut cluster = Cluster::start(directory).await;
         for name in ["stays", "goes", "ends"] {
-            cluster.create(name, json!({"restartPolicy": "Never", "containers": [sh("app", WAIT)]})).await;
+            cluster
+                .create(name, json!({"restartPolicy": "Never", "containers": [sh("app", WAIT)]}))
+                .await;
         }
         let before = cluster.until_running("stays").await;
         cluster.until_running("goes").await;
@@ -206,11 +294,18 @@ fn a_new_kubelet_adopts_what_runs() {
         let runtime = cluster.containerd.client();
         assert_eq!(runtime.containers(None).await.unwrap().len(), 3, "they run on");
         // Meanwhile one is deleted for good, and one ends by itself.
-        cluster.pods().delete("goes", &DeleteParams::default().grace_period(0)).await.unwrap();
+        cluster
+            .pods()
+            .delete("goes", &DeleteParams::default().grace_period(0))
+            .await
+            .unwrap();
         cluster.until_gone("goes").await;
         let id = container(&ends, "app").unwrap().container_id.clone().unwrap();
         let id = id.strip_prefix("containerd://").unwrap();
-        runtime.stop_container(id, std::time::Duration::from_secs(10)).await.unwrap();
+        runtime
+            .stop_container(id, std::time::Duration::from_secs(10))
+            .await
+            .unwrap();
         cluster.start_kubelet();
         let pod = cluster.until("ends", "done", |it| phase(it) == "Succeeded").await;
         assert_eq!(container(&pod, "app").unwrap().restart_count, 0);

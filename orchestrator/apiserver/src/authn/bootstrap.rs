@@ -121,16 +121,26 @@ mod tests {
     fn anything_else_is_refused() {
         let good = "0123456789abcdef";
         let objects = secret(|_| ());
-        assert!(user("abcdef", "0123456789abcdee", &objects, NOW).unwrap_err().contains("another"));
+        assert!(
+            user("abcdef", "0123456789abcdee", &objects, NOW)
+                .unwrap_err()
+                .contains("another")
+        );
         assert!(user("ffffff", good, &objects, NOW).is_err());
-        assert!(user("abcdef", good, &objects, 2_000_000_000).unwrap_err().contains("expired"));
+        assert!(
+            user("abcdef", good, &objects, 2_000_000_000)
+                .unwrap_err()
+                .contains("expired")
+        );
         let changed = |path: &str, value: Value| {
             let objects = secret(|it| *it.pointer_mut(path).unwrap() = value.clone());
             user("abcdef", good, &objects, NOW).unwrap_err()
         };
         assert!(changed("/type", json!("Opaque")).contains("type"));
         assert!(changed("/data/usage-bootstrap-authentication", json!(STANDARD.encode("false"))).contains("usage"));
-        assert!(changed("/data/auth-extra-groups", json!(STANDARD.encode("system:masters"))).contains("system:masters"));
+        assert!(
+            changed("/data/auth-extra-groups", json!(STANDARD.encode("system:masters"))).contains("system:masters")
+        );
         assert!(changed("/data/expiration", json!(STANDARD.encode("soon"))).contains("expiration"));
         assert!(changed("/data/token-id", json!(STANDARD.encode("abcdeg"))).contains("token-id"));
     }
@@ -138,7 +148,13 @@ mod tests {
     #[test]
     fn only_what_looks_like_one_is_looked_up() {
         assert_eq!(split("abcdef.0123456789abcdef"), Some(("abcdef", "0123456789abcdef")));
-        for wrong in ["abcdef", "abcde.0123456789abcdef", "abcdef.0123456789abcdeF", "../..0.0123456789abcdef", "a.b.c"] {
+        for wrong in [
+            "abcdef",
+            "abcde.0123456789abcdef",
+            "abcdef.0123456789abcdeF",
+            "../..0.0123456789abcdef",
+            "a.b.c",
+        ] {
             assert_eq!(split(wrong), None, "{wrong}");
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{Cache, Cached, Change, Clock, Fault, Frame, Key, Queue, Statistics, Written};
 use futures::{FutureExt as _, future::BoxFuture};
+use jiff::{SignedDuration, Timestamp};
 use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -182,6 +183,7 @@ impl Controller {
                 reconcile: Arc::clone(&reconcile),
                 written: written.clone(),
                 queue: Arc::clone(&queue),
+                clock: clock.clone(),
                 statistics: statistics.clone(),
             };
             running.spawn(async move {
@@ -197,6 +199,7 @@ struct Work {
     reconcile: Reconcile,
     written: Option<Written>,
     queue: Arc<Queue>,
+    clock: Clock,
     statistics: Statistics,
 }
 
@@ -206,13 +209,17 @@ impl Work {
             written.seen(&key).await;
         }
         self.statistics.count(self.name, |it| it.runs += 1);
+        // What is due after a delay is so from here on: the clock may be set while the work is done.
+        let started = self.clock.now();
         // Unwind safety: reconcilers share only caches and notes, whose locks are never held across an await.
         let work = AssertUnwindSafe(async { (self.reconcile)(key.clone()).await });
         match work.catch_unwind().await {
             Ok(Ok(next)) => {
                 self.queue.forget(&key);
                 if let Next::After(delay) = next {
-                    self.queue.add_after(key.clone(), delay);
+                    let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX);
+                    let due = started.saturating_add(delay).unwrap_or(Timestamp::MAX);
+                    self.queue.add_at(key.clone(), due);
                 }
             }
             Ok(Err(fault)) => {

@@ -266,6 +266,37 @@ async fn a_panic_or_a_failure_hurts_one_key_only() {
     );
 }
 
+#[tokio::test]
+async fn a_delay_counts_from_the_start_of_the_work() {
+    let (sender, mut done) = mpsc::unbounded_channel();
+    let clock = Clock::default();
+    let moved = clock.clone();
+    let controller = Controller::new("test-controller", 1, move |_| {
+        let (sender, clock) = (sender.clone(), moved.clone());
+        async move {
+            // The clock is set while the work is done.
+            clock.advance(Duration::from_secs(1000));
+            sender.send(()).unwrap();
+            Ok(Next::After(Duration::from_secs(900)))
+        }
+    });
+    let cache = Arc::new(Cache::<ConfigMap>::default());
+    let mut list = Vec::new();
+    for event in [Event::Init, Event::InitApply(map("a", 1, None)), Event::InitDone] {
+        cache.apply(event, &mut list);
+    }
+    let stop = CancellationToken::new();
+    let run = controller
+        .on_own(&cache)
+        .run(clock, Statistics::default(), stop.clone());
+    let run = tokio::spawn(run);
+    for _ in 0..3 {
+        done.recv().await.unwrap();
+    }
+    stop.cancel();
+    run.await.unwrap();
+}
+
 #[test]
 fn ownership_is_judged_by_selector_and_life() {
     let selector = |text: &str| {

@@ -247,7 +247,10 @@ pub async fn make_mirror(client: &Client, pod: &Pod, existing: Option<&Pod>, nod
     match api.create(&PostParams::default(), &mirror).await {
         Err(kube::Error::Api(error)) if error.code == 409 => {
             // Made before, and not seen yet; or the name is taken, which somebody should hear of.
-            tracing::info!(pod = pod::full_name(pod), "there is a pod of the name of a static pod already");
+            tracing::info!(
+                pod = pod::full_name(pod),
+                "there is a pod of the name of a static pod already"
+            );
             Ok(())
         }
         other => other.map(drop),

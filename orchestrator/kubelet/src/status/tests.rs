@@ -104,13 +104,34 @@ fn init_containers_hold_the_phase_and_their_condition() {
     let pod = pod_of(spec);
     let memory = Memory::default();
     let mut decision = Decision::default();
-    let waits = status_of(&pod, &seen(&[("i", RUNNING)]), &memory, &decision, &PodStatus::default());
+    let waits = status_of(
+        &pod,
+        &seen(&[("i", RUNNING)]),
+        &memory,
+        &decision,
+        &PodStatus::default(),
+    );
     assert_eq!(waits.phase.as_deref(), Some("Pending"));
-    assert_eq!(condition(&waits, "Initialized"), ("False".to_owned(), Some("ContainersNotInitialized".to_owned())));
-    let failed = status_of(&pod, &seen(&[("i", exited(1))]), &memory, &decision, &PodStatus::default());
+    assert_eq!(
+        condition(&waits, "Initialized"),
+        ("False".to_owned(), Some("ContainersNotInitialized".to_owned()))
+    );
+    let failed = status_of(
+        &pod,
+        &seen(&[("i", exited(1))]),
+        &memory,
+        &decision,
+        &PodStatus::default(),
+    );
     assert_eq!(failed.phase.as_deref(), Some("Failed"));
     decision.initialized = true;
-    let runs = status_of(&pod, &seen(&[("i", exited(0)), ("a", RUNNING)]), &memory, &decision, &PodStatus::default());
+    let runs = status_of(
+        &pod,
+        &seen(&[("i", exited(0)), ("a", RUNNING)]),
+        &memory,
+        &decision,
+        &PodStatus::default(),
+    );
     assert_eq!(runs.phase.as_deref(), Some("Running"));
     assert_eq!(condition(&runs, "Initialized").0, "True");
 }
@@ -129,7 +150,10 @@ fn readiness_needs_probes_and_gates() {
     };
     let none = PodStatus::default();
     let status = status_of(&pod, &seen, &memory, &decision, &none);
-    assert_eq!(condition(&status, "Ready"), ("False".to_owned(), Some("ContainersNotReady".to_owned())));
+    assert_eq!(
+        condition(&status, "Ready"),
+        ("False".to_owned(), Some("ContainersNotReady".to_owned()))
+    );
     let health = Health {
         ready: Some(true),
         ..Health::default()
@@ -137,12 +161,19 @@ fn readiness_needs_probes_and_gates() {
     memory.health.insert("a-id".to_owned(), health);
     let status = status_of(&pod, &seen, &memory, &decision, &none);
     assert_eq!(condition(&status, "ContainersReady").0, "True");
-    assert_eq!(condition(&status, "Ready"), ("False".to_owned(), Some("ReadinessGatesNotReady".to_owned())));
+    assert_eq!(
+        condition(&status, "Ready"),
+        ("False".to_owned(), Some("ReadinessGatesNotReady".to_owned()))
+    );
     let gate = json!({"conditions": [{"type": "example.com/lb", "status": "True"}]});
     let previous: PodStatus = serde_json::from_value(gate).unwrap();
     let status = status_of(&pod, &seen, &memory, &decision, &previous);
     assert_eq!(condition(&status, "Ready").0, "True");
-    assert_eq!(condition(&status, "example.com/lb").0, "True", "conditions of others stay");
+    assert_eq!(
+        condition(&status, "example.com/lb").0,
+        "True",
+        "conditions of others stay"
+    );
     let body = patch_body("u", &status);
     let sent: Vec<&str> = body["status"]["conditions"]
         .as_array()
@@ -158,8 +189,18 @@ fn times_of_transitions_and_the_last_state_are_kept() {
     let pod = pod_of(json!({"containers": [{"name": "a"}]}));
     let (memory, mut decision) = (Memory::default(), Decision::default());
     decision.initialized = true;
-    let runs = status_of(&pod, &seen(&[("a", RUNNING)]), &memory, &decision, &PodStatus::default());
-    assert_eq!(runs.pod_ip.as_deref(), Some("10.1.0.1"), "the node's family comes first");
+    let runs = status_of(
+        &pod,
+        &seen(&[("a", RUNNING)]),
+        &memory,
+        &decision,
+        &PodStatus::default(),
+    );
+    assert_eq!(
+        runs.pod_ip.as_deref(),
+        Some("10.1.0.1"),
+        "the node's family comes first"
+    );
     let mut later = runs.clone();
     for condition in later.conditions.iter_mut().flatten() {
         condition.last_transition_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(50)));
@@ -174,14 +215,23 @@ fn times_of_transitions_and_the_last_state_are_kept() {
     let container = &value["containerStatuses"][0];
     assert_eq!(container["state"]["waiting"]["reason"], "CrashLoopBackOff");
     assert_eq!(container["lastState"]["terminated"]["exitCode"], 2);
-    let times: Vec<_> = crashed.conditions.iter().flatten().map(|it| (it.type_.as_str(), it.last_transition_time.clone().unwrap().0)).collect();
+    let times: Vec<_> = crashed
+        .conditions
+        .iter()
+        .flatten()
+        .map(|it| (it.type_.as_str(), it.last_transition_time.clone().unwrap().0))
+        .collect();
     for (type_, time) in times {
         let changed = matches!(type_, "Ready" | "ContainersReady");
         assert_eq!(time, if changed { at(100) } else { at(50) }, "{type_}");
     }
     // A pod that has ended stays so, whatever is removed of it.
-    let ended: PodStatus = serde_json::from_value(json!({"phase": "Failed", "reason": "Evicted", "podIP": "10.1.0.1"})).unwrap();
+    let ended: PodStatus =
+        serde_json::from_value(json!({"phase": "Failed", "reason": "Evicted", "podIP": "10.1.0.1"})).unwrap();
     let status = status_of(&pod, &Observed::default(), &memory, &Decision::default(), &ended);
-    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    assert_eq!(
+        (status.phase.as_deref(), status.reason.as_deref()),
+        (Some("Failed"), Some("Evicted"))
+    );
     assert_eq!(status.pod_ip.as_deref(), Some("10.1.0.1"));
 }

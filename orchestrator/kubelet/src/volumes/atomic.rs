@@ -124,12 +124,13 @@ fn current(dir: &Path) -> io::Result<Option<OsString>> {
     }
 }
 
-/// The names that readers open.
+/// The names that readers open. A directory is not ours: it is there because a `subPath` named what does not exist.
 fn links(dir: &Path) -> io::Result<BTreeSet<OsString>> {
     let mut out = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if !name.as_encoded_bytes().starts_with(b"..") {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(b"..") && !entry.file_type()?.is_dir() {
             out.insert(name);
         }
     }
@@ -215,7 +216,13 @@ fn write_file(dir: &Path, path: &Path, file: &File, gid: Option<u32>) -> io::Res
 fn replace_link(dir: &Path, target: &Path, by: &str, name: &Path) -> io::Result<()> {
     remove(&dir.join(by))?;
     symlink(target, dir.join(by))?;
-    fs::rename(dir.join(by), dir.join(name))
+    match fs::rename(dir.join(by), dir.join(name)) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            remove(&dir.join(name))?;
+            fs::rename(dir.join(by), dir.join(name))
+        }
+        renamed => renamed,
+    }
 }
 
 /// Whatever is there, nothing too.
@@ -376,6 +383,20 @@ mod tests {
         fs::remove_dir_all(dir.path().join(data)).unwrap();
         assert!(write(dir.path(), &it).unwrap());
         assert_eq!(seen(dir.path()), contents(&it));
+    }
+
+    #[test]
+    fn a_directory_that_a_sub_path_made_stays_until_its_name_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let it = payload(&[("a", "1")]);
+        write(dir.path(), &it).unwrap();
+        fs::create_dir_all(dir.path().join("b/c")).unwrap();
+        assert!(!write(dir.path(), &it).unwrap());
+        write(dir.path(), &payload(&[("a", "2")])).unwrap();
+        assert!(dir.path().join("b/c").exists());
+        let both = payload(&[("a", "2"), ("b", "3")]);
+        write(dir.path(), &both).unwrap();
+        assert_eq!(seen(dir.path()), contents(&both));
     }
 
     fn payloads() -> impl Strategy<Value = Payload> {

@@ -301,6 +301,7 @@ fn make_all(
 
 pub(super) async fn run(volumes: &Volumes, stop: CancellationToken) {
     let mut changes = volumes.0.objects.changes();
+    let mut listening = true;
     let mut work = JoinSet::new();
     // What changed before we listened.
     ask(volumes, &mut work, |_| true);
@@ -309,11 +310,11 @@ pub(super) async fn run(volumes: &Volumes, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            change = changes.recv() => match change {
+            change = changes.recv(), if listening => match change {
                 Ok(object) => ask(volumes, &mut work, |it| it.refers(&object)),
                 Err(RecvError::Lagged(_)) => ask(volumes, &mut work, |_| true),
                 // Nobody can tell us any more; tokens are renewed all the same.
-                Err(RecvError::Closed) => changes = volumes.0.objects.changes(),
+                Err(RecvError::Closed) => listening = false,
             },
             Some(done) = work.join_next(), if !work.is_empty() => {
                 if let Err(error) = done {

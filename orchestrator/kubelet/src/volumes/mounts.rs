@@ -120,7 +120,7 @@ impl Work {
     /// Writes the pod's hosts file. Containers that run keep what they have: they may have added names themselves.
     fn hosts(&self) -> io::Result<PathBuf> {
         let text = if pod::host_network(&self.pod) {
-            hosts_file_of_node(&self.pod, &fs::read_to_string(&self.hosts_file)?)
+            hosts_file_of_node(&self.pod, &read_if_there(&self.hosts_file)?)
         } else {
             let (hostname, domain) = names::hostname_and_domain(&self.pod, &self.facts);
             hosts_file(&self.pod, &self.pod_ips, &hostname, &domain)
@@ -154,6 +154,14 @@ impl Work {
         fs::write(&file, "")?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666))?;
         Ok(file)
+    }
+}
+
+/// A node need not have a hosts file.
+fn read_if_there(file: &Path) -> io::Result<String> {
+    match fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text,
     }
 }
 

@@ -15,26 +15,27 @@ struct Node {
 impl Node {
     /// `None` without the right to mount. Time is the test's: it goes on when all is done.
     fn new() -> Option<Self> {
-        let scratch = Scratch::new()?;
-        let objects = Fake::new();
-        let it = Self::on(scratch, objects);
+        let it = Self::still()?;
         let (volumes, stop) = (it.volumes.clone(), it.stop.clone());
         tokio::spawn(async move { volumes.run(stop).await });
         Some(it)
     }
 
-    fn on(scratch: Scratch, objects: Arc<Fake>) -> Self {
+    /// One on which nothing happens by itself.
+    fn still() -> Option<Self> {
+        let scratch = Scratch::new()?;
+        let objects = Fake::new();
         let facts = Facts {
             cluster_domain: "cluster.local".into(),
             ..Facts::default()
         };
         let volumes = Volumes::new(&scratch.path().join("kubelet"), Arc::new(facts), objects.clone()).unwrap();
-        Self {
+        Some(Self {
             scratch,
             objects,
             volumes,
             stop: CancellationToken::new(),
-        }
+        })
     }
 
     /// So much later; before that, all that is due is done.
@@ -77,7 +78,7 @@ fn all_kinds() -> Pod {
 
 #[tokio::test(start_paused = true)]
 async fn all_kinds_are_made_kept_over_a_restart_and_taken_away() {
-    let Some(node) = Node::new() else { return };
+    let Some(node) = Node::still() else { return };
     node.objects.set_config_map("conf", json!({"color": "red"}));
     node.objects.set_secret("sec", json!({"pass": "c2VjcmV0"}));
     let pod = all_kinds();

@@ -91,7 +91,10 @@ pub(crate) async fn run(runtime: Runtime, changed: mpsc::UnboundedSender<String>
             Err(error) => tracing::warn!(error = %error, "the runtime could not be looked through"),
         }
         let usual = if with_events { RELIST } else { RELIST_WITHOUT_EVENTS };
-        let soon = open.values().min().map(|it| Duration::from_millis(AFTER_EVENT_MS[(*it).min(AFTER_EVENT_MS.len() - 1)]));
+        let soon = open
+            .values()
+            .min()
+            .map(|it| Duration::from_millis(AFTER_EVENT_MS[(*it).min(AFTER_EVENT_MS.len() - 1)]));
         next = Instant::now() + soon.unwrap_or(usual);
     }
 }

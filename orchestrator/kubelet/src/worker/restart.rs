@@ -106,11 +106,7 @@ mod tests {
             ("Always", rule("NotIn"), 1, true),
         ];
         for (policy, container, code, expected) in table {
-            assert_eq!(
-                case(policy, &container, code),
-                expected,
-                "{policy} {container} {code}"
-            );
+            assert_eq!(case(policy, &container, code), expected, "{policy} {container} {code}");
         }
     }
 }

@@ -85,10 +85,15 @@ impl World {
     fn check_start(&self, action: &Action) {
         assert!(
             self.memory.ending.is_none()
-                || !matches!(action, Action::Start { .. } | Action::MakeSandbox { .. } | Action::EnsureImage { .. }),
+                || !matches!(
+                    action,
+                    Action::Start { .. } | Action::MakeSandbox { .. } | Action::EnsureImage { .. }
+                ),
             "{action:?} while the pod ends"
         );
-        let Action::Start { name, sandbox_id, .. } = action else { return };
+        let Action::Start { name, sandbox_id, .. } = action else {
+            return;
+        };
         let it = ContainerRef::named(&self.pod, name).unwrap();
         let spec = it.spec(&self.pod).unwrap();
         let last = self.history.iter().rev().find(|(started, _)| started == name);
@@ -98,9 +103,15 @@ impl World {
                 (ContainerKind::Sidecar, _) => {}
                 // In a new sandbox all init containers run again.
                 (ContainerKind::Init, Some(code)) => {
-                    assert!(self.sandboxes_lost > 0 || init_restarts(&self.pod, &spec, *code), "{name} is started again");
+                    assert!(
+                        self.sandboxes_lost > 0 || init_restarts(&self.pod, &spec, *code),
+                        "{name} is started again"
+                    );
                 }
-                (_, Some(code)) => assert!(restarts(&self.pod, &spec, *code), "{name} is started again after {code}"),
+                (_, Some(code)) => assert!(
+                    restarts(&self.pod, &spec, *code),
+                    "{name} is started again after {code}"
+                ),
             }
         }
         // All init containers before it have done their work in this sandbox.
@@ -252,7 +263,11 @@ impl World {
         let ready = self.seen.sandboxes.iter().filter(|it| it.ready).count();
         assert!(ready <= 1, "two sandboxes are ready");
         for it in ContainerRef::all(&self.pod) {
-            let all = self.seen.containers.iter().filter(|seen| seen.name == it.name && seen.is_running());
+            let all = self
+                .seen
+                .containers
+                .iter()
+                .filter(|seen| seen.name == it.name && seen.is_running());
             assert!(all.count() <= 1, "{} runs twice", it.name);
         }
     }
@@ -358,7 +373,12 @@ fn a_new_pod_begins_everything_that_needs_no_waiting() {
     let image = |name: &str| Action::EnsureImage { name: name.to_owned() };
     assert_eq!(
         world.step(),
-        [Action::SetUp, Action::MakeSandbox { attempt: 0 }, image("a"), image("b")]
+        [
+            Action::SetUp,
+            Action::MakeSandbox { attempt: 0 },
+            image("a"),
+            image("b")
+        ]
     );
     assert_eq!(world.step(), [], "nothing is begun twice");
 }
