@@ -40,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a start waits for plugins that work on the journal.
 const HANDOVER: Duration = Duration::from_secs(30);
+/// How long writing an Event may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the node network until `stop`: serves the plugin, follows Nodes, keeps routes and masquerading. Pods keep their
 /// network afterwards.
@@ -242,7 +244,11 @@ impl Agent {
             if self.wish > 0 && report.wish >= self.wish {
                 ready = self.make_ready(ready);
             }
-            told.tell(&report, &faults).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = told.tell(&report, &faults) => {}
+            }
         }
     }
 
@@ -309,8 +315,12 @@ impl Told {
                     action: "Route".into(),
                     secondary: None,
                 };
-                if let Err(error) = self.recorder.publish(&event, &node.object_ref(&())).await {
-                    tracing::debug!(%error, "the event could not be written");
+                let node = node.object_ref(&());
+                // An API server that does not answer must not keep routes waiting; the log has said it.
+                match tokio::time::timeout(PATIENCE, self.recorder.publish(&event, &node)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "the event could not be written"),
+                    Err(_) => tracing::debug!("the event could not be written in time"),
                 }
             }
             self.last.insert(name, note);

@@ -25,13 +25,17 @@ use std::{
     fs,
     net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// Links smaller than this carry no IPv6 (RFC 8200 section 5).
 const SMALLEST_MTU_V6: u32 = 1280;
 /// Links smaller than this carry no IPv4 (`ETH_MIN_MTU`).
 const SMALLEST_MTU_V4: u32 = 68;
+
+/// How long an operation waits for another one on the same attachment.
+const TURN: Duration = Duration::from_secs(10);
 
 /// A step of ADD that is done; tests stop after one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,8 @@ pub(crate) struct Node {
     settings: Mutex<Settings>,
     /// Attachments that somebody is working on.
     busy: Mutex<HashSet<Key>>,
+    /// Tells that one of them is done.
+    turn: Condvar,
     /// Mark of what this agent makes.
     mark: u32,
     /// Milliseconds since boot.
@@ -103,6 +109,7 @@ struct Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.node.busy().remove(self.key);
+        self.node.turn.notify_all();
     }
 }
 
@@ -112,6 +119,7 @@ impl Node {
             store,
             settings: Mutex::default(),
             busy: Mutex::default(),
+            turn: Condvar::new(),
             mark,
             clock,
             probe: None,
@@ -135,9 +143,22 @@ impl Node {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The right to work on an attachment, unless somebody else has it.
     fn work_on<'a>(&'a self, key: &'a Key) -> Option<Busy<'a>> {
-        let node = self;
-        node.busy().insert(key.clone()).then_some(Busy { node, key })
+        let free = self.busy().insert(key.clone());
+        // Made only where the right was free: its end gives it back.
+        free.then(|| Busy { node: self, key })
+    }
+
+    /// The right to work on an attachment, when it is free: runtimes do one thing after another, but we look for what
+    /// they forgot, and an ADD that a runtime gave up may still run.
+    fn take_turn<'a>(&'a self, key: &'a Key) -> Result<Busy<'a>, Failure> {
+        let taken = |busy: &mut HashSet<Key>| busy.contains(key);
+        let waited = self.turn.wait_timeout_while(self.busy(), TURN, taken);
+        let (mut busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let free = busy.insert(key.clone());
+        drop(busy);
+        free.then(|| Busy { node: self, key }).ok_or_else(|| in_progress(key))
     }
 
     /// Does what a plugin asks for.
@@ -163,7 +184,7 @@ impl Node {
             ranges,
             mtu,
         } = add;
-        let _busy = self.work_on(key).ok_or_else(|| in_progress(key))?;
+        let _busy = self.take_turn(key)?;
         let host_if = link::host_name(key);
         let mut host = Netlink::route().map_err(|error| no_netlink(&error))?;
         if self.store.read(|ledger| ledger.get(key).is_some()) {
@@ -300,7 +321,7 @@ impl Node {
 
     /// First the link, then the address: nobody gets an address that a link still has.
     fn del(&self, key: &Key) -> Result<(), Failure> {
-        let _busy = self.work_on(key).ok_or_else(|| in_progress(key))?;
+        let _busy = self.take_turn(key)?;
         let mut host = Netlink::route().map_err(|error| no_netlink(&error))?;
         match host.change(vec![pair::delete(&link::host_name(key))]) {
             Err(error) if !error.is(libc::ENODEV) => return Err(refused(&error, key)),
@@ -557,3 +578,6 @@ fn no_netlink(error: &std::io::Error) -> Failure {
 fn unwritten(error: String) -> Failure {
     Failure::new(Code::Io, "the journal of addresses cannot be written", error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -568,7 +568,7 @@ fn plain(query: &Query<'_>, code: u8, out: &mut Vec<u8>, size: u16) -> u8 {
 fn any(query: &Query<'_>, out: &mut Vec<u8>, size: u16) -> u8 {
     let mut reply = Reply::new(out, query, WHOLE, 0, size);
     reply.record(Section::Answer, Owner::Question, rtype::HINFO, 8482, |out| {
-        out.extend_from_slice(b"\x07RFC8482\0")
+        out.extend_from_slice(b"\x07RFC8482\0");
     });
     reply.finish()
 }

@@ -77,8 +77,11 @@ impl Answer {
             }
         }
         let positive = records.iter().any(|it| it.section == Section::Answer);
+        let mut kept: Box<[u8]> = bytes.get(..at)?.into();
+        let additional = records.iter().filter(|it| it.section == Section::Additional).count();
+        kept[10..HEADER].copy_from_slice(&u16::try_from(additional).ok()?.to_be_bytes());
         Some(Self {
-            bytes: bytes.get(..at)?.into(),
+            bytes: kept,
             question_end,
             records: records.into(),
             rcode: code,

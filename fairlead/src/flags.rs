@@ -4,6 +4,7 @@
     reason = "doc comments here are help texts, printed as they are"
 )]
 
+use crate::dns::DnsArgs;
 use crate::orchestrator::flags::{
     AgentArgs, ApiserverArgs, DownArgs, ImageArgs, KubeconfigArgs, ServerArgs, StoreArgs, TokenArgs, UpArgs,
 };
@@ -56,6 +57,16 @@ pub(crate) enum Command {
     /// Needs no other program and no root: a directory and a port. Writes DIR/admin.kubeconfig, which kubectl takes as it
     /// is. What it acknowledged is on disk.
     Apiserver(Box<ApiserverArgs>),
+    /// Answer the cluster's DNS names, in place of CoreDNS.
+    ///
+    /// Reads a Corefile, watches Services and EndpointSlices, and answers by UDP and TCP: cluster names from memory,
+    /// others by the upstreams of `forward`. Try it beside a running cluster:
+    ///
+    ///   fairlead dns --kubeconfig ~/.kube/config --listen 127.0.0.1:1053 --health-bind-address none \
+    ///     --ready-bind-address none --metrics-bind-address none
+    ///   dig @127.0.0.1 -p 1053 kubernetes.default.svc.cluster.local
+    #[command(verbatim_doc_comment)]
+    Dns(Box<DnsArgs>),
     /// Make a kubeconfig with a certificate of the API server's authority.
     Kubeconfig(KubeconfigArgs),
     /// Copy, replace or check the API server's store while the server does not run.

@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod client;
+mod dns;
 mod flags;
 mod joints;
 mod logging;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Cleanup(args) => cleanup::main(&args),
         Command::Apiserver(args) => orchestrator::apiserver::main(&args),
         Command::Kubeconfig(args) => orchestrator::kubeconfig::main(&args),
+        Command::Dns(args) => dns::main(&args),
         Command::Store(args) => orchestrator::store::main(&args),
     };
     match result {

@@ -18,7 +18,7 @@ use std::{
 const HELP: &str = "testbox serve [--port N] [--drain SECONDS] [--verbose]   HTTP and UDP on a port; SIGTERM: answer on, then end
 testbox get URL [--timeout SECONDS]           the body of one answer; fails unless 200
 testbox udp HOST:PORT [WORDS]                 the answer to one datagram
-testbox load URL [--seconds N] [--clients N] [--keep-alive]   a JSON count of answers by who gave them, and of failures
+testbox load URL [--seconds N] [--clients N] [--pause MS] [--keep-alive]   a JSON count of answers by who gave them, and of failures
 testbox hold URL                              one connection; a line per answered request, until it breaks
 testbox resolve NAME                          addresses by the C library's resolver
 testbox eat MEBIBYTES                         takes memory and keeps it
@@ -269,6 +269,7 @@ fn load(words: &[String]) -> Result<()> {
     let (host, path) = parts(url);
     let end = Instant::now() + Duration::from_secs(option(words, "--seconds", 5));
     let keep = words.iter().any(|it| it == "--keep-alive");
+    let pause = Duration::from_millis(option(words, "--pause", 0));
     let counts: Arc<Mutex<(BTreeMap<String, usize>, BTreeMap<String, usize>)>> = Arc::default();
     signal(15, on_term);
     let clients: Vec<_> = (0..option(words, "--clients", 4))
@@ -293,6 +294,8 @@ fn load(words: &[String]) -> Result<()> {
                         Ok(who) => *counts.0.entry(who).or_default() += 1,
                         Err(error) => *counts.1.entry(error).or_default() += 1,
                     }
+                    drop(counts);
+                    thread::sleep(pause);
                 }
             })
         })

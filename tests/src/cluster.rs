@@ -30,6 +30,8 @@ pub struct Cluster<'t> {
     data: PathBuf,
     run: PathBuf,
     flags: Vec<String>,
+    /// Cgroup of its pods, in every hierarchy.
+    cgroup: String,
     log: PathBuf,
     pid: Cell<Option<i32>>,
 }
@@ -50,6 +52,7 @@ impl<'t> Cluster<'t> {
             log: node.dir.join("up.log"),
             flags: flags.iter().map(ToString::to_string).collect(),
             pid: Cell::new(None),
+            cgroup: format!("{}-{}", name_of(topology), node.number),
             data,
             run,
         };
@@ -88,6 +91,7 @@ impl<'t> Cluster<'t> {
         .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
         .collect();
         args.insert(0, "up".to_owned());
+        args.extend(["--pod-cgroup-root".to_owned(), format!("/{}", self.cgroup)]);
         args.extend(["--image".to_owned(), image()?.to_string_lossy().into_owned()]);
         args.extend(self.flags.iter().cloned());
         let pid = self.node.actor.call(Operation::Spawn {
@@ -103,6 +107,65 @@ impl<'t> Cluster<'t> {
             }
             let said = fs::read_to_string(&self.log).unwrap_or_default();
             Ok(said.contains("The cluster is ready").then_some(()))
+        })
+    }
+
+    /// What nodes join with.
+    ///
+    /// # Panics
+    /// If the server has none.
+    pub fn token(&self) -> String {
+        let data = self.data.to_string_lossy();
+        let program = self.binary.to_string_lossy();
+        let output = self.node.actor.run(&program, &["token", "--data-dir", &data], "");
+        let output = output.unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!(output.code, Some(0), "{output:?}");
+        output.stdout.trim().to_owned()
+    }
+
+    /// Makes another host a node of this cluster, and waits until it is ready. It is taken down with the topology.
+    ///
+    /// # Errors
+    /// It does not join, with its output.
+    pub fn try_join(&self, topology: &Topology, node: &Node, token: &str) -> Result<()> {
+        let data = node.dir.join("agent").to_string_lossy().into_owned();
+        let run = format!("/run/{}-{}", name_of(topology), node.number);
+        let places = ["--data-dir", data.as_str(), "--run-dir", &run];
+        let program = self.binary.to_string_lossy().into_owned();
+        topology.scratch().wait_for(node.actor.pid())?;
+        node.actor.call::<()>(Operation::AtEnd {
+            program: program.clone(),
+            args: ["down", "--all"]
+                .iter()
+                .chain(&places)
+                .map(ToString::to_string)
+                .collect(),
+        })?;
+        let server = format!("https://{}:6443", self.node.ip(addr::Family::V4));
+        let (address, sockets) = (
+            node.ip(addr::Family::V4).to_string(),
+            node.cgroup.to_string_lossy().into_owned(),
+        );
+        let image = image()?.to_string_lossy().into_owned();
+        let mut args = vec!["agent", "--server", &server, "--token", token, "--image", &image];
+        args.extend(places);
+        args.extend(["--node-name", &node.name, "--node-ip", &address, "--devices", "eth0"]);
+        let cgroup = format!("/{}-{}", name_of(topology), node.number);
+        args.extend(["--socket-cgroup-root", &sockets, "--pod-cgroup-root", &cgroup]);
+        let log = node.dir.join("agent.log");
+        let _ = fs::remove_file(&log);
+        let pid: i32 = node.actor.call(Operation::Spawn {
+            program,
+            args: args.iter().map(ToString::to_string).collect(),
+            env: Vec::new(),
+            log: log.to_string_lossy().into_owned(),
+        })?;
+        self.until("the node is ready", || {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            if let Some(code) = node.actor.call::<Option<Option<i32>>>(Operation::Exited(pid))? {
+                bail!("fairlead agent ended with {code:?}:\n{said}");
+            }
+            Ok(said.contains("The node is ready").then_some(()))
         })
     }
 
@@ -135,6 +198,11 @@ impl<'t> Cluster<'t> {
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// The run directory.
+    pub fn run_dir(&self) -> &Path {
+        &self.run
     }
 
     /// Runs kubectl on the node, as the administrator.

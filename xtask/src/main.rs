@@ -72,9 +72,15 @@ cargo xtask demo -- --help       the demo's own options"
         arguments: Vec<OsString>,
     },
     /// Run a whole cluster on this machine: builds the agent and a test image, then `fairlead up`
-    #[command(after_help = "cargo xtask up -- --help       the cluster's own options
-cargo xtask demo               the service proxy alone, between network namespaces")]
+    #[command(
+        after_help = "cargo xtask up --nodes 3       three nodes out of network namespaces of this machine
+cargo xtask up -- --help       the cluster's own options
+cargo xtask demo               the service proxy alone, between network namespaces"
+    )]
     Up {
+        /// Nodes out of network namespaces, joined by token, instead of this machine as a node
+        #[arg(long, value_name = "N")]
+        nodes: Option<u8>,
         /// For `fairlead up`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<OsString>,
@@ -99,10 +105,12 @@ ctr -n k8s.io images import FILE       how containerd takes it; `fairlead image 
         #[arg(long)]
         check: bool,
     },
-    /// Measure packet forwarding against kube-proxy's modes on this kernel, or the API server
+    /// Measure packet forwarding against kube-proxy's modes on this kernel, the API server, or a whole cluster
     #[command(after_help = "cargo xtask bench -- --help       the benchmark's own options
 cargo xtask bench api               starts, creates, watches, lists and memory of the API server
-cargo xtask bench api -- --help     its options")]
+cargo xtask bench api -- --help     its options
+cargo xtask bench cluster           starts, pods and memory of a whole cluster; CNI and DNS
+cargo xtask bench cluster -- --help its options")]
     Bench {
         /// For the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
@@ -129,13 +137,17 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Test { no_kernel, arguments } => tests::run(&workspace, &Progress::stdout(), no_kernel, &arguments),
         Command::Demo { arguments } => programs::exec(&workspace, &Progress::stderr(), "demo", &arguments),
-        Command::Up { arguments } => programs::up(&workspace, &Progress::stderr(), &arguments),
+        Command::Up { nodes: Some(nodes), .. } => programs::nodes(&workspace, &Progress::stderr(), nodes),
+        Command::Up { nodes: None, arguments } => programs::up(&workspace, &Progress::stderr(), &arguments),
         Command::Image { which, output } => {
             image::run(&workspace, &Progress::stdout(), &which, output).map(|()| ExitCode::SUCCESS)
         }
         Command::Gen { check } => generate::run(&workspace, &Progress::stdout(), check).map(|()| ExitCode::SUCCESS),
         Command::Bench { arguments } if arguments.first().is_some_and(|it| it == "api") => {
             programs::bench_api(&workspace, &Progress::stderr(), &arguments[1..])
+        }
+        Command::Bench { arguments } if arguments.first().is_some_and(|it| it == "cluster") => {
+            programs::bench_cluster(&workspace, &Progress::stderr(), &arguments)
         }
         Command::Bench { arguments } => programs::exec(&workspace, &Progress::stderr(), "bench", &arguments),
     }

@@ -74,8 +74,26 @@ pub(crate) fn up(workspace: &Workspace, progress: &Progress, arguments: &[OsStri
     build_agent(workspace, progress, false)?;
     let image = crate::image::test(workspace, progress, &workspace.target.join("images"))?;
     let path = workspace.binary("release", "fairlead");
-    let error = Command::new(&path).args(["up", "--image"]).arg(image).args(arguments).exec();
+    let error = Command::new(&path)
+        .args(["up", "--image"])
+        .arg(image)
+        .args(arguments)
+        .exec();
     Err(error).with_context(|| path.display().to_string())
+}
+
+/// Builds the agent and the test image, and makes a cluster of that many nodes; `Ok` is never returned.
+///
+/// # Errors
+/// As [`up`].
+pub(crate) fn nodes(workspace: &Workspace, progress: &Progress, nodes: u8) -> Result<ExitCode> {
+    crate::image::test(workspace, progress, &workspace.target.join("images"))?;
+    exec(
+        workspace,
+        progress,
+        "nodes",
+        &["--nodes".into(), nodes.to_string().into()],
+    )
 }
 
 /// The benchmark of the API server, an example of its crate: it needs no root and no namespaces.
@@ -107,6 +125,53 @@ pub(crate) fn bench_api(workspace: &Workspace, progress: &Progress, arguments: &
         .args(arguments)
         .exec();
     Err(error).with_context(|| path.display().to_string())
+}
+
+/// Benchmarks that are examples of their crates, which that of a cluster runs too: crate, example, and the variable that
+/// tells where it is.
+const PART_BENCHES: [(&str, &str, &str); 2] = [
+    ("fairlead-cni", "cni_bench", "FAIRLEAD_CNI_BENCH"),
+    ("fairlead-dns", "dns_bench", "FAIRLEAD_DNS_BENCH"),
+];
+
+/// Builds the agent, the test image and the benchmarks of a cluster and its parts, and becomes the first of these; `Ok` is
+/// never returned. `arguments` begin with the benchmark's own `cluster`.
+///
+/// # Errors
+/// Not root, or something could not be built or started.
+pub(crate) fn bench_cluster(workspace: &Workspace, progress: &Progress, arguments: &[OsString]) -> Result<ExitCode> {
+    let help = arguments.iter().any(|it| it == "--help" || it == "-h");
+    if !help && !tools::is_root() {
+        bail!("a cluster needs root: it makes containers, network namespaces and BPF programs; run it as root");
+    }
+    setup::run(progress)?;
+    let mut bench = Command::new(workspace.binary("release", "bench"));
+    for (package, example, variable) in PART_BENCHES {
+        let mut cargo = tools::cargo();
+        cargo.args(["build", "--release", "--package", package, "--example", example]);
+        build(workspace, progress, &mut cargo)?;
+        bench.env(variable, workspace.binary("release", &format!("examples/{example}")));
+    }
+    let mut cargo = tools::cargo();
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "fairlead",
+        "--package",
+        "fairlead-tests",
+    ]);
+    cargo.args(["--bin", "fairlead", "--bin", "bench"]);
+    build(workspace, progress, &mut cargo)?;
+    if !help {
+        let image = crate::image::test(workspace, progress, &workspace.target.join("images"))?;
+        bench.env("FAIRLEAD_TEST_IMAGE", image);
+    }
+    let error = bench
+        .args(arguments)
+        .env(AGENT_VARIABLE, workspace.binary("release", "fairlead"))
+        .exec();
+    Err(error).with_context(|| bench.get_program().to_string_lossy().into_owned())
 }
 
 fn build(workspace: &Workspace, progress: &Progress, cargo: &mut Command) -> Result<()> {

@@ -2,6 +2,7 @@
 //! Needs root.
 
 mod api;
+mod containerd;
 mod life;
 mod rig;
 mod spec;

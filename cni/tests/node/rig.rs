@@ -37,12 +37,17 @@ pub(crate) fn may_run(test: &str) -> bool {
     } else {
         return true;
     };
+    skip(test, reason);
+    false
+}
+
+/// Says that a test did not run.
+pub(crate) fn skip(test: &str, reason: &str) {
     eprintln!("skipped: {test}: {reason}");
     if let Some(path) = std::env::var_os("FAIRLEAD_SKIPS") {
         let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
         writeln!(file, "{test}: {reason}").unwrap();
     }
-    false
 }
 
 /// A network namespace.
@@ -83,6 +88,15 @@ impl Netns {
             setns(&*netns.0, CloneFlags::CLONE_NEWNET).unwrap();
             work()
         })
+    }
+
+    /// Runs something there on this very thread, which comes back.
+    pub(crate) fn enter_and<T>(&self, work: impl FnOnce() -> T) -> T {
+        let home = File::open("/proc/thread-self/ns/net").unwrap();
+        setns(&*self.0, CloneFlags::CLONE_NEWNET).unwrap();
+        let done = work();
+        setns(home, CloneFlags::CLONE_NEWNET).unwrap();
+        done
     }
 
     /// Runs `ip` there.

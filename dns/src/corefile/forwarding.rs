@@ -295,7 +295,7 @@ pub(super) fn cache(directive: &Directive) -> Result<CacheConfig, Bad> {
         let words: Vec<&str> = property.words.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["success", rest @ ..] if !rest.is_empty() => {
-                config.success = portion(rest, config.success).map_err(bad)?
+                config.success = portion(rest, config.success).map_err(bad)?;
             }
             ["denial", rest @ ..] if !rest.is_empty() => config.denial = portion(rest, config.denial).map_err(bad)?,
             ["servfail", time] => {
@@ -314,9 +314,9 @@ pub(super) fn cache(directive: &Directive) -> Result<CacheConfig, Bad> {
                     zones.extend(Zone::parse("."));
                 }
                 if *what == "success" {
-                    config.no_success = zones
+                    config.no_success = zones;
                 } else {
-                    config.no_denial = zones
+                    config.no_denial = zones;
                 }
             }
             _ => return Err(directive.unknown(property)),

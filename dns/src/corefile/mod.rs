@@ -128,7 +128,7 @@ impl Corefile {
             notes: Vec::new(),
         };
         for block in raw {
-            let blocks = plugins::compile(block, &mut corefile.notes)?;
+            let blocks = plugins::compile(&block, &mut corefile.notes)?;
             corefile.blocks.extend(blocks);
         }
         let start = Place { file, line: 1 };

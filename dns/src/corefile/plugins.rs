@@ -159,7 +159,7 @@ impl Directive {
 }
 
 /// Blocks of a block: one per port of its keys.
-pub(super) fn compile(raw: RawBlock, notes: &mut Vec<String>) -> Result<Vec<Block>, Bad> {
+pub(super) fn compile(raw: &RawBlock, notes: &mut Vec<String>) -> Result<Vec<Block>, Bad> {
     let place = raw.keys.first().map(|key| key.place.clone());
     let Some(place) = place else { return Ok(Vec::new()) };
     let mut ports: Vec<(u16, Vec<Zone>)> = Vec::new();

@@ -1,7 +1,11 @@
 //! Health, readiness and metrics, at CoreDNS's paths.
 
 use crate::{metrics::Metrics, watch::Watches};
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    routing::get,
+};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -49,7 +53,7 @@ pub(super) fn metrics(
         let text = metrics.text();
         async move {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(axum::http::header::CONTENT_TYPE, kind)], text)
+            ([(CONTENT_TYPE, kind)], text)
         }
     };
     Router::new().route("/metrics", get(handler))

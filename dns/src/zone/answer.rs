@@ -121,6 +121,7 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "lives for one question, on the stack")]
 enum Next {
     Done,
     NoName,
@@ -184,7 +185,7 @@ impl Scribe<'_, '_> {
         let written = self
             .reply
             .record(Section::Answer, self.owner, rtype::CNAME, ttl, |out| {
-                out.extend_from_slice(target)
+                out.extend_from_slice(target);
             });
         if !written || self.wants(rtype::CNAME) {
             return Next::Done;
@@ -204,7 +205,7 @@ impl Scribe<'_, '_> {
             if !self
                 .reply
                 .record(Section::Answer, self.owner, rtype::A, self.view.ttl, |out| {
-                    out.extend_from_slice(&octets)
+                    out.extend_from_slice(&octets);
                 })
             {
                 return;
@@ -218,7 +219,7 @@ impl Scribe<'_, '_> {
             if !self
                 .reply
                 .record(Section::Answer, self.owner, rtype::AAAA, self.view.ttl, |out| {
-                    out.extend_from_slice(&octets)
+                    out.extend_from_slice(&octets);
                 })
             {
                 return;
@@ -268,43 +269,47 @@ impl Scribe<'_, '_> {
     }
 
     fn srv(&mut self, name: &Name, entry: &Entry, ports: &[Port]) {
-        let total: usize = ports.iter().map(|port| port.targets.len()).sum();
-        if total == 0 {
+        // Two ports may have one number and one target, as TCP and UDP do: that is one record.
+        let mut targets: Vec<(Option<u32>, u16)> = Vec::new();
+        for port in ports {
+            match &port.targets {
+                Targets::Itself(number) => targets.push((None, *number)),
+                Targets::Hosts(hosts) => targets.extend(hosts.iter().map(|(host, number)| (Some(*host), *number))),
+            }
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        if targets.is_empty() {
             self.nothing(rcode::NOERROR);
             return;
         }
         // CoreDNS's weights: equal shares of 100, but never none.
-        let weight = u16::try_from((100 / total).max(1)).unwrap_or(1);
+        let weight = u16::try_from((100 / targets.len()).max(1)).unwrap_or(1);
         let service = self.service_name(name);
         let ttl = self.view.ttl;
         // Places of the targets' names, to which addresses refer; the Service's own counts as no host.
         let mut places: Vec<(Option<u32>, u16)> = Vec::new();
-        for port in ports {
-            for index in order(port.targets.len(), self.view.shuffle) {
-                let (host, number) = match &port.targets {
-                    Targets::Itself(number) => (None, *number),
-                    Targets::Hosts(hosts) => (Some(hosts[index].0), hosts[index].1),
-                };
-                let label = host
-                    .and_then(|host| entry.hosts_from(host as usize).first())
-                    .map(|host| entry.label(host));
-                let mut place = 0;
-                let written = self.reply.record(Section::Answer, self.owner, rtype::SRV, ttl, |out| {
-                    for word in [0, weight, number] {
-                        out.extend_from_slice(&u16::to_be_bytes(word));
-                    }
-                    place = out.len();
-                    if let Some(label) = label {
-                        push_label(out, label);
-                    }
-                    out.extend_from_slice(&service);
-                });
-                if !written {
-                    return;
+        for index in order(targets.len(), self.view.shuffle) {
+            let (host, number) = targets[index];
+            let label = host
+                .and_then(|host| entry.hosts_from(host as usize).first())
+                .map(|host| entry.label(host));
+            let mut place = 0;
+            let written = self.reply.record(Section::Answer, self.owner, rtype::SRV, ttl, |out| {
+                for word in [0, weight, number] {
+                    out.extend_from_slice(&u16::to_be_bytes(word));
                 }
-                if let Some(place) = u16::try_from(place).ok().filter(|place| *place < 0x4000) {
-                    places.push((host, place));
+                place = out.len();
+                if let Some(label) = label {
+                    push_label(out, label);
                 }
+                out.extend_from_slice(&service);
+            });
+            if !written {
+                return;
+            }
+            if let Some(place) = u16::try_from(place).ok().filter(|place| *place < 0x4000) {
+                places.push((host, place));
             }
         }
         places.sort_unstable();
@@ -357,7 +362,7 @@ impl Scribe<'_, '_> {
     fn version(&mut self) {
         self.reply
             .record(Section::Answer, self.owner, rtype::TXT, self.view.ttl, |out| {
-                push_label(out, VERSION)
+                push_label(out, VERSION);
             });
     }
 

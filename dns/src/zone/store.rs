@@ -104,19 +104,20 @@ impl Store {
         match change {
             Change::Service(key, facts) => self.service(key, facts),
             Change::Slice(key, facts) => self.slice(&key, facts),
-            Change::Namespace(name, there) => self.namespace(name, there),
-            Change::Pod(key, addresses) => self.pod(key, addresses),
+            Change::Namespace(name, there) => self.namespace(&name, there),
+            Change::Pod(key, addresses) => self.pod(&key, addresses),
         }
     }
 
     fn service(&mut self, key: Key, facts: Option<ServiceFacts>) {
-        let old = match facts.clone() {
-            Some(facts) => self.services.insert(key.clone(), facts),
+        if self.services.get(&key) == facts.as_ref() {
+            return;
+        }
+        self.dirty.insert(key.clone());
+        match facts {
+            Some(facts) => self.services.insert(key, facts),
             None => self.services.remove(&key),
         };
-        if old != facts {
-            self.dirty.insert(key);
-        }
     }
 
     fn slice(&mut self, key: &Key, facts: Option<SliceFacts>) {
@@ -144,20 +145,20 @@ impl Store {
         }
     }
 
-    fn namespace(&mut self, name: Box<str>, there: bool) {
+    fn namespace(&mut self, name: &str, there: bool) {
         let changed = if there {
-            self.namespaces.insert(name.clone())
+            self.namespaces.insert(name.into())
         } else {
-            self.namespaces.remove(&name)
+            self.namespaces.remove(name)
         };
         if !changed {
             return;
         }
         if self.options.namespace_labels.is_some() {
-            let inside = self.services.keys().filter(|key| key.namespace == name);
+            let inside = self.services.keys().filter(|key| *key.namespace == *name);
             self.dirty.extend(inside.cloned());
         }
-        self.show_namespace(&name);
+        self.show_namespace(name);
     }
 
     /// A namespace exists if it is known, or if a Service in it is: watches are not in step.
@@ -182,9 +183,9 @@ impl Store {
         listed && (self.options.namespace_labels.is_none() || self.namespaces.contains(namespace))
     }
 
-    fn pod(&mut self, key: Key, addresses: Box<[IpAddr]>) {
+    fn pod(&mut self, key: &Key, addresses: Box<[IpAddr]>) {
         let old = if addresses.is_empty() {
-            self.pods.remove(&key)
+            self.pods.remove(key)
         } else {
             self.pods.insert(key.clone(), addresses.clone())
         };

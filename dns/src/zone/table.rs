@@ -11,7 +11,8 @@ const LOAD: usize = 2;
 /// Buckets of an empty table.
 const LEAST: usize = 16;
 
-type Bucket<V> = Box<[(Box<[u8]>, Arc<V>)]>;
+type Pair<V> = (Box<[u8]>, Arc<V>);
+type Bucket<V> = Box<[Pair<V>]>;
 
 /// Keys are bytes; values are shared. One writer at a time, any number of readers, each of which sees every key as it was
 /// at some moment of its look-up.
@@ -52,7 +53,7 @@ impl<V> Table<V> {
 
     /// The value of `key`.
     pub(super) fn get(&self, key: &[u8]) -> Option<Arc<V>> {
-        self.with(key, |value| value.cloned())
+        self.with(key, |value| value.map(Arc::clone))
     }
 
     /// Is there a value?
@@ -79,8 +80,8 @@ impl<V> Table<V> {
 
     fn grow(&self, old: &[ArcSwapOption<Bucket<V>>], count: usize) {
         let wanted = (count / LOAD + 1).next_power_of_two() * 2;
-        let mut sorted: Vec<Vec<(Box<[u8]>, Arc<V>)>> = (0..wanted).map(|_| Vec::new()).collect();
-        for bucket in old.iter().filter_map(|bucket| bucket.load_full()) {
+        let mut sorted: Vec<Vec<Pair<V>>> = (0..wanted).map(|_| Vec::new()).collect();
+        for bucket in old.iter().filter_map(ArcSwapOption::load_full) {
             for (key, value) in bucket.iter() {
                 sorted[self.index(key, wanted)].push((key.clone(), Arc::clone(value)));
             }

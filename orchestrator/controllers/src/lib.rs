@@ -2,12 +2,19 @@
 //!
 //! [`frame`] has what all share: caches, queues, events, ownership. [`workloads`] makes pods of Deployments, Jobs and
 //! the like; [`cluster`] keeps everything else: EndpointSlices, namespaces, nodes, garbage.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::needless_pass_by_value,
+        reason = "tables of JSON read better without borrows"
+    )
+)]
 
 pub mod cluster;
 pub mod frame;
 pub mod workloads;
 
-use frame::{Clock, Frame, Statistics};
+use frame::{Clock, Constructor, Frame, Statistics};
 use kube::Client;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -41,8 +48,22 @@ pub struct Config {
 /// # Errors
 /// None today; what cannot be gone on with in future.
 pub async fn run(config: Config, clients: ClientFor, stop: CancellationToken) -> anyhow::Result<()> {
+    let all = workloads::all().into_iter().chain(cluster::all());
+    run_these(config, clients, all, stop).await
+}
+
+/// As [`run`], with some controllers only: those of [`workloads::all`] or [`cluster::all`] that somebody wants.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_these(
+    config: Config,
+    clients: ClientFor,
+    constructors: impl IntoIterator<Item = Constructor>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let frame = Frame::new(config, clients, stop.child_token());
-    for constructor in workloads::all().into_iter().chain(cluster::all()) {
+    for constructor in constructors {
         frame.start(constructor(&frame));
     }
     stop.cancelled().await;

@@ -4,9 +4,13 @@
 mod endpoints;
 #[path = "cluster/garbage.rs"]
 mod garbage;
+#[path = "cluster/kubelets.rs"]
+mod kubelets;
 #[path = "cluster/namespaces.rs"]
 mod namespaces;
 #[path = "cluster/nodes.rs"]
 mod nodes;
+#[path = "cluster/services.rs"]
+mod services;
 #[path = "cluster/world.rs"]
 mod world;

@@ -34,7 +34,9 @@ fn words(pod: &Pod, name: &str) -> String {
 /// Runs to its end and returns its last words.
 async fn told(cluster: &Cluster, name: &str, spec: Value) -> String {
     cluster.create(name, spec).await;
-    let pod = cluster.until(name, "at its end", |it| ["Succeeded", "Failed"].contains(&phase(it))).await;
+    let pod = cluster
+        .until(name, "at its end", |it| ["Succeeded", "Failed"].contains(&phase(it)))
+        .await;
     assert_eq!(phase(&pod), "Succeeded", "{}", words(&pod, "app"));
     words(&pod, "app")
 }
@@ -102,41 +104,64 @@ fn a_container_sees_what_its_pod_says() {
         .await;
         let lines: Vec<_> = said.lines().collect();
         let want = [
-            "1000", "0 2000 3000", "2000 2777", "2000 2777", "1000 2000", "redwordwebnode", "1000 2000 640", "token",
-            "red red word web 200 red-web-$(NAME)", "1",
+            "1000",
+            "1000 2000 3000",
+            "2000 2777",
+            "2000 2777",
+            "1000 2000",
+            "redwordwebnode",
+            "1000 2000 640",
+            "token",
+            "red red word web 200 red-web-$(NAME)",
+            "1",
         ];
         assert_eq!(lines[..want.len()], want, "{said}");
-        assert!(lines[want.len()..].iter().all(|it| it.contains("Read-only file system")), "{said}");
+        assert!(
+            lines[want.len()..]
+                .iter()
+                .all(|it| it.contains("Read-only file system")),
+            "{said}"
+        );
         assert_eq!(lines.len(), want.len() + 2, "{said}");
-        cluster.delete("web").await;
-        assert_eq!(mounts(&cluster), [""; 0]);
         cluster.end().await;
     });
 }
 
 #[test]
 fn files_follow_their_objects_and_mounts_of_files_do_not() {
-    isolated("files_follow_their_objects_and_mounts_of_files_do_not", |directory| async {
-        let cluster = Cluster::start(directory).await;
-        create::<ConfigMap>(&cluster, "conf", json!({"data": {"color": "red"}})).await;
-        let script = "while test $(cat /conf/color) = red; do sleep 0.1; done; \
+    isolated(
+        "files_follow_their_objects_and_mounts_of_files_do_not",
+        |directory| async {
+            let cluster = Cluster::start(directory).await;
+            create::<ConfigMap>(&cluster, "conf", json!({"data": {"color": "red"}})).await;
+            let script = "while test $(cat /conf/color) = red; do sleep 0.1; done; \
             while ! grep -q 2 /down/labels; do sleep 0.1; done; cat /conf/color /fixed >/dev/termination-log";
-        let mut app = sh("app", script);
-        app["volumeMounts"] = json!([{"name": "conf", "mountPath": "/conf"}, {"name": "down", "mountPath": "/down"},
+            let mut app = sh("app", script);
+            app["volumeMounts"] = json!([{"name": "conf", "mountPath": "/conf"}, {"name": "down", "mountPath": "/down"},
             {"name": "conf", "mountPath": "/fixed", "subPath": "color"}]);
-        let labels = json!({"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}});
-        let volumes = json!([{"name": "conf", "configMap": {"name": "conf"}}, {"name": "down", "downwardAPI": {"items": [labels]}}]);
-        cluster.create("web", json!({"restartPolicy": "Never", "containers": [app], "volumes": volumes})).await;
-        cluster.until_running("web").await;
-        let maps: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), "default");
-        let change = Patch::Merge(json!({"data": {"color": "blue"}}));
-        maps.patch("conf", &PatchParams::default(), &change).await.unwrap();
-        let change = Patch::Merge(json!({"metadata": {"labels": {"version": "2"}}}));
-        cluster.pods().patch("web", &PatchParams::default(), &change).await.unwrap();
-        let pod = cluster.until("web", "done", |it| phase(it) == "Succeeded").await;
-        assert_eq!(words(&pod, "app"), "bluered");
-        cluster.end().await;
-    });
+            let labels = json!({"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}});
+            let volumes = json!([{"name": "conf", "configMap": {"name": "conf"}}, {"name": "down", "downwardAPI": {"items": [labels]}}]);
+            cluster
+                .create(
+                    "web",
+                    json!({"restartPolicy": "Never", "containers": [app], "volumes": volumes}),
+                )
+                .await;
+            cluster.until_running("web").await;
+            let maps: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), "default");
+            let change = Patch::Merge(json!({"data": {"color": "blue"}}));
+            maps.patch("conf", &PatchParams::default(), &change).await.unwrap();
+            let change = Patch::Merge(json!({"metadata": {"labels": {"version": "2"}}}));
+            cluster
+                .pods()
+                .patch("web", &PatchParams::default(), &change)
+                .await
+                .unwrap();
+            let pod = cluster.until("web", "done", |it| phase(it) == "Succeeded").await;
+            assert_eq!(words(&pod, "app"), "bluered");
+            cluster.end().await;
+        },
+    );
 }
 
 #[test]
@@ -145,15 +170,27 @@ fn a_pod_waits_for_objects_that_are_missing() {
         let cluster = Cluster::start(directory).await;
         let mut env = sh("app", "echo -n $COLOR >/dev/termination-log");
         env["env"] = json!([{"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "env", "key": "color"}}}]);
-        cluster.create("env", json!({"restartPolicy": "Never", "containers": [env]})).await;
+        cluster
+            .create("env", json!({"restartPolicy": "Never", "containers": [env]}))
+            .await;
         let mut volume = sh("app", "cat /conf/color >/dev/termination-log");
         volume["volumeMounts"] = json!([{"name": "conf", "mountPath": "/conf"}]);
         let volumes = json!([{"name": "conf", "configMap": {"name": "volume"}}]);
-        cluster.create("volume", json!({"restartPolicy": "Never", "containers": [volume], "volumes": volumes})).await;
+        cluster
+            .create(
+                "volume",
+                json!({"restartPolicy": "Never", "containers": [volume], "volumes": volumes}),
+            )
+            .await;
         let reason = "CreateContainerConfigError";
-        let pod = cluster.until("env", "waiting", |it| waiting(it, "app") == Some(reason)).await;
+        let pod = cluster
+            .until("env", "waiting", |it| waiting(it, "app") == Some(reason))
+            .await;
         let state = container(&pod, "app").unwrap().state.clone().unwrap();
-        assert_eq!(state.waiting.unwrap().message.as_deref(), Some("configmap \"env\" not found"));
+        assert_eq!(
+            state.waiting.unwrap().message.as_deref(),
+            Some("configmap \"env\" not found")
+        );
         let text = "MountVolume.SetUp failed for volume \"conf\" : configmap \"volume\" not found";
         cluster.until_event("volume", "FailedMount", text).await;
         for name in ["env", "volume"] {
@@ -201,9 +238,16 @@ fn a_restarted_kubelet_finds_all_that_pods_have_and_nothing_is_left_of_those_tha
         assert!(cgroups(&cluster, &goes).is_empty());
         assert_eq!(mounts(&cluster).len(), 2);
         let uid = stays.metadata.uid.as_deref().unwrap();
-        let kept = cluster.directory.join(format!("kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/memory/x"));
+        let kept = cluster
+            .directory
+            .join(format!("kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/memory/x"));
         assert_eq!(fs::read_to_string(kept).unwrap(), "kept\n");
-        assert_eq!(container(&cluster.pods().get("stays").await.unwrap(), "app").unwrap().restart_count, 0);
+        assert_eq!(
+            container(&cluster.pods().get("stays").await.unwrap(), "app")
+                .unwrap()
+                .restart_count,
+            0
+        );
         cluster.delete("stays").await;
         assert!(cgroups(&cluster, &stays).is_empty());
         assert_eq!(mounts(&cluster), [""; 0]);

@@ -39,7 +39,6 @@ pub fn may_help(change: &Change, pod: &PodInfo, objectors: Plugins, world: &Worl
     let helps = |plugin| objectors.contains(plugin) && of(plugin, change, pod, world);
     [
         Plugin::NodeUnschedulable,
-        Plugin::NodeName,
         Plugin::TaintToleration,
         Plugin::NodeAffinity,
         Plugin::NodePorts,
@@ -75,7 +74,7 @@ fn of(plugin: Plugin, change: &Change, pod: &PodInfo, world: &World) -> bool {
         Plugin::PodTopologySpread => spread(change, pod, world),
         Plugin::InterPodAffinity => together(change, pod, world),
         // Only the pod itself can change that.
-        Plugin::NodeName | Plugin::PodSpec => false,
+        Plugin::PodSpec => false,
     }
 }
 

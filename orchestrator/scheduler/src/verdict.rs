@@ -8,8 +8,6 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 pub enum Plugin {
     /// `spec.unschedulable` of nodes.
     NodeUnschedulable,
-    /// `spec.nodeName` of pods, before they are bound.
-    NodeName,
     /// Taints and tolerations.
     TaintToleration,
     /// `nodeSelector` and node affinity.
@@ -33,7 +31,6 @@ impl Plugin {
     pub fn name(self) -> &'static str {
         match self {
             Self::NodeUnschedulable => "NodeUnschedulable",
-            Self::NodeName => "NodeName",
             Self::TaintToleration => "TaintToleration",
             Self::NodeAffinity => "NodeAffinity",
             Self::NodePorts => "NodePorts",

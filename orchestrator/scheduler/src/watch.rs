@@ -25,7 +25,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -229,6 +229,8 @@ async fn watch<K>(
     let api: Api<DeserializeGuard<K>> = Api::all(client);
     let mut events = watcher::watcher(api, config).default_backoff().boxed();
     let mut seen = BTreeSet::new();
+    // What was said of whom, so that a node that reports every few seconds is not complained of every few seconds.
+    let mut faults = BTreeMap::<Key, String>::new();
     loop {
         let event = match events.try_next().await {
             Ok(Some(event)) => event,
@@ -253,11 +255,25 @@ async fn watch<K>(
             }
         }
         for it in heard {
+            match &it {
+                Heard::Malformed(about, why) if faults.insert(named(about), why.clone()).as_ref() == Some(why) => {
+                    continue;
+                }
+                Heard::Input(Input::Gone(_, key)) => drop(faults.remove(key)),
+                _ => {}
+            }
             if said.send(it).await.is_err() {
                 return;
             }
         }
     }
+}
+
+fn named(about: &ObjectReference) -> Key {
+    Key::new(
+        about.namespace.as_deref().unwrap_or_default(),
+        about.name.as_deref().unwrap_or_default(),
+    )
 }
 
 fn understand<K: Resource<DynamicType = ()>>(
@@ -281,4 +297,54 @@ fn understand<K: Resource<DynamicType = ()>>(
         heard.push(Heard::Malformed(Box::new(reference), faults.join("; ")));
     }
     heard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Heard, node, pod, understand};
+    use crate::{pod::Key, scheduler::Input};
+    use kube::core::DeserializeGuard;
+    use serde_json::json;
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_nothing_else_is_said() {
+        let object = json!({
+            "metadata": { "name": "p", "namespace": "ns", "uid": "u" }, "spec": { "containers": "none" },
+        });
+        let object: DeserializeGuard<_> = serde_json::from_value(object).unwrap();
+        let heard = understand(&object, &pod);
+        let [Heard::Malformed(about, why)] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        assert_eq!((about.name.as_deref(), about.uid.as_deref()), (Some("p"), Some("u")));
+        assert!(why.contains("Expected a sequence"), "{why}");
+    }
+
+    #[test]
+    fn a_node_counts_for_what_could_be_read() {
+        let object = json!({
+            "metadata": { "name": "n" }, "status": { "allocatable": { "cpu": "4", "memory": "lots" } },
+        });
+        let object: DeserializeGuard<_> = serde_json::from_value(object).unwrap();
+        let heard = understand(&object, &node);
+        let [Heard::Input(Input::Node(name, facts)), Heard::Malformed(_, why)] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        assert_eq!(
+            (name.as_str(), facts.allocatable.cpu, facts.allocatable.memory),
+            ("n", 4000, 0)
+        );
+        assert_eq!(why, "status.allocatable[memory]: \"lots\" is no amount");
+    }
+
+    #[test]
+    fn one_that_we_stumble_over_is_one() {
+        let object: DeserializeGuard<_> = serde_json::from_value(json!({ "metadata": { "name": "n" } })).unwrap();
+        let stumbles = |_: &k8s_openapi::api::core::v1::Node, _: &mut Vec<String>| -> Vec<Heard> { panic!("stumbled") };
+        let heard = understand(&object, &stumbles);
+        let [Heard::Malformed(about, _)] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        assert_eq!(super::named(about), Key::new("", "n"));
+    }
 }

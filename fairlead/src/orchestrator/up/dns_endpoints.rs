@@ -22,7 +22,7 @@ pub(crate) async fn run(client: Client, stop: CancellationToken) -> Result<()> {
     let slices: Api<EndpointSlice> = Api::namespaced(client, "kube-system");
     let (store, writer) = reflector::store();
     let events = watcher(nodes, watcher::Config::default()).default_backoff();
-    let mut events = pin!(reflector::reflector(writer, events).map_err(|error| {
+    let mut events = pin!(reflector(writer, events).map_err(|error| {
         tracing::warn!(%error, "nodes cannot be watched for the cluster DNS; trying again");
     }));
     let mut written: Vec<(String, Value)> = Vec::new();

@@ -2,9 +2,9 @@
 
 use super::{
     containerd,
-    layout::Layout,
+    layout::{Elsewhere, Layout},
     lock::Lock,
-    node::{bpffs, network},
+    node::network,
     progress::Progress,
 };
 use crate::{joints, orchestrator::flags::DownArgs};
@@ -37,6 +37,7 @@ pub(crate) fn main(args: &DownArgs) -> Result<()> {
     let layout = Layout::of(&args.data_dir, args.run_dir.as_deref())?;
     super::block_on(async {
         let progress = Progress::new();
+        let elsewhere = Elsewhere::read(&layout);
         let mut left: Vec<String> = Vec::new();
         let mut step = |name: &str, result: Result<String>, since: Instant| match result {
             Ok(detail) if detail.is_empty() => {}
@@ -58,12 +59,12 @@ pub(crate) fn main(args: &DownArgs) -> Result<()> {
         let uninstalled = fairlead_cni::uninstall(&network(&layout, ""));
         step("node network", uninstalled.map(|()| "removed".into()), since);
         let since = Instant::now();
-        let programs = joints::cleanup(&bpffs(&layout, None), None);
+        let programs = joints::cleanup(&elsewhere.bpffs, None);
         step("service proxy", programs.map(|it| it.join(", ")), since);
         let since = Instant::now();
         step("mounts", unmount_below(&[&layout.run, &layout.data]), since);
         let since = Instant::now();
-        step("cgroups", remove_cgroups(&layout), since);
+        step("cgroups", remove_cgroups(&elsewhere.pod_cgroup), since);
         for (name, directory) in [("run directory", &layout.run), ("data directory", &layout.data)] {
             let since = Instant::now();
             if (args.all || name == "run directory") && directory.exists() {
@@ -146,13 +147,9 @@ fn unmount_below(directories: &[&Path]) -> Result<String> {
     })
 }
 
-/// Removes the pods' cgroups in every hierarchy. Only what is named `kubepods` below our own root.
-fn remove_cgroups(layout: &Layout) -> Result<String> {
-    let root = if layout.instance.is_empty() {
-        String::new()
-    } else {
-        layout.name("fairlead")
-    };
+/// Removes the pods' cgroups in every hierarchy: `kubepods` below the node's root, and that root if it is ours alone.
+fn remove_cgroups(root: &str) -> Result<String> {
+    let root = root.trim_matches('/');
     let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo cannot be read")?;
     let mut removed = 0;
     for line in table.lines() {
@@ -163,10 +160,11 @@ fn remove_cgroups(layout: &Layout) -> Result<String> {
             continue;
         }
         let Some(point) = mount.split(' ').nth(4) else { continue };
-        let own = Path::new(point).join(&root);
+        let own = Path::new(point).join(root);
         removed += remove_tree(&own.join("kubepods"))?;
-        if !root.is_empty() {
-            removed += remove_tree(&own)?;
+        // It stays if somebody else has something in it.
+        if !root.is_empty() && own.is_dir() && fs::remove_dir(&own).is_ok() {
+            removed += 1;
         }
     }
     Ok(if removed == 0 {

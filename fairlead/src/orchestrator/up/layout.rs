@@ -103,6 +103,56 @@ impl Layout {
     }
 }
 
+/// Where a node put things outside of its directories; `down` reads it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    /// Below which pods have their cgroups, in every hierarchy.
+    pub(crate) pod_cgroup: String,
+    /// Where BPF objects are pinned.
+    pub(crate) bpffs: PathBuf,
+}
+
+impl Elsewhere {
+    fn file(layout: &Layout) -> PathBuf {
+        layout.data.join("elsewhere.json")
+    }
+
+    /// Keeps it in the data directory, before anything is put there.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write(&self, layout: &Layout) -> Result<()> {
+        let file = Self::file(layout);
+        let text = serde_json::json!({ "podCgroup": self.pod_cgroup, "bpffs": self.bpffs }).to_string();
+        fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))
+    }
+
+    /// What the last start of this cluster said; the defaults if there was none.
+    pub(crate) fn read(layout: &Layout) -> Self {
+        let text = fs::read_to_string(Self::file(layout)).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let defaults = Self::defaults(layout);
+        Self {
+            pod_cgroup: value["podCgroup"].as_str().map_or(defaults.pod_cgroup, str::to_owned),
+            bpffs: value["bpffs"].as_str().map_or(defaults.bpffs, PathBuf::from),
+        }
+    }
+
+    /// Where things are by default: only another data directory has places of its own.
+    pub(crate) fn defaults(layout: &Layout) -> Self {
+        if layout.instance.is_empty() {
+            return Self {
+                pod_cgroup: "/".to_owned(),
+                bpffs: PathBuf::from("/sys/fs/bpf"),
+            };
+        }
+        Self {
+            pod_cgroup: format!("/{}", layout.name("fairlead")),
+            bpffs: layout.run.join("bpf"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +172,19 @@ mod tests {
             other.name("x"),
             Layout::of(Path::new("/tmp/a"), None).unwrap().name("x")
         );
+    }
+
+    #[test]
+    fn what_a_start_said_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::make(&dir.path().join("d"), Some(&dir.path().join("r"))).unwrap();
+        assert_eq!(Elsewhere::read(&layout), Elsewhere::defaults(&layout));
+        let said = Elsewhere {
+            pod_cgroup: "/mine".to_owned(),
+            bpffs: "/bpf".into(),
+        };
+        said.write(&layout).unwrap();
+        assert_eq!(Elsewhere::read(&layout), said);
     }
 
     #[test]

@@ -72,6 +72,7 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
             }
             (Err(error), _) => return Err(error),
         };
+        token::make(cluster.server()).await?;
         let identity = identity(&cluster, settings)?;
         match Node::start(settings, identity, &containers, progress).await {
             Ok(node) => Ok((cluster, node, containers.images)),
@@ -92,8 +93,11 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
         "\nTry:\n  export KUBECONFIG={}\n  kubectl create deployment hello --image={image} --replicas=2\n  kubectl expose \
          deployment hello --port=80 --target-port=8080\n  kubectl get nodes,pods,services -o wide\n\nCtrl-C stops the \
          control of the cluster; pods keep running and are found again by the next start.\n`fairlead down` ends them, \
-         `fairlead down --all` removes everything.",
-        kubeconfig.display()
+         `fairlead down --all` removes everything.\nMore \
+         nodes: fairlead agent --server {} --token \"$(fairlead token --data-dir {})\"",
+        kubeconfig.display(),
+        cluster.server().url,
+        settings.layout.data.display()
     ));
     let result = tokio::select! {
         () = end.asked() => Ok(()),

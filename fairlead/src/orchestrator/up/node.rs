@@ -3,7 +3,7 @@
 use super::{
     cluster::{DNS_PORT, dns_addresses},
     containerd::{self, CniPaths},
-    layout::Layout,
+    layout::{Elsewhere, Layout},
     parts::{self, Parts},
     progress::Progress,
 };
@@ -88,18 +88,13 @@ impl Settings {
         })
     }
 
-    /// Cgroup of the pods.
-    pub(crate) fn pod_cgroup(&self) -> String {
-        match &self.args.pod_cgroup_root {
-            Some(root) => root.clone(),
-            None if self.layout.instance.is_empty() => "/".to_owned(),
-            None => format!("/{}", self.layout.name("fairlead")),
+    /// What this node puts outside of its directories.
+    fn elsewhere(&self) -> Elsewhere {
+        let defaults = Elsewhere::defaults(&self.layout);
+        Elsewhere {
+            pod_cgroup: self.args.pod_cgroup_root.clone().unwrap_or(defaults.pod_cgroup),
+            bpffs: self.args.bpffs.clone().unwrap_or(defaults.bpffs),
         }
-    }
-
-    /// Where BPF objects are pinned.
-    pub(crate) fn bpffs(&self) -> PathBuf {
-        bpffs(&self.layout, self.args.bpffs.as_ref())
     }
 
     fn cni(&self) -> fairlead_cni::Config {
@@ -119,7 +114,7 @@ impl Settings {
             node_name: Some(self.name.clone()),
             devices,
             cgroup_root: self.args.socket_cgroup_root.clone(),
-            bpffs: Some(self.bpffs()),
+            bpffs: Some(self.elsewhere().bpffs),
             ..Overrides::default()
         };
         Ok(ProxyConfig::resolve(&overrides, None, &Host::read()?)?)
@@ -140,7 +135,7 @@ impl Settings {
             taints: Vec::new(),
             root_dir: self.layout.data.join("kubelet"),
             log_dir: self.layout.log().join("pods"),
-            cgroup_root: self.pod_cgroup(),
+            cgroup_root: self.elsewhere().pod_cgroup,
             runtime_endpoint: runtime,
             cluster_dns: dns_addresses(&self.facts.services),
             cluster_domain: self.facts.domain.clone(),
@@ -184,15 +179,6 @@ pub(crate) fn network(layout: &Layout, node: &str) -> fairlead_cni::Config {
         cni_bin_dir: paths.bin,
         cni_conf_dir: paths.conf,
         ..fairlead_cni::Config::new(node)
-    }
-}
-
-/// Where BPF objects of a cluster are pinned.
-pub(crate) fn bpffs(layout: &Layout, said: Option<&PathBuf>) -> PathBuf {
-    match said {
-        Some(path) => path.clone(),
-        None if layout.instance.is_empty() => PathBuf::from("/sys/fs/bpf"),
-        None => layout.run.join("bpf"),
     }
 }
 
@@ -282,6 +268,7 @@ impl Node {
         containers: &Containers,
         progress: Progress,
     ) -> Result<Self> {
+        settings.elsewhere().write(&settings.layout)?;
         let stop = CancellationToken::new();
         let mut tasks = Vec::new();
         let client = &identity.client;

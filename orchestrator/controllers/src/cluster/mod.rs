@@ -12,6 +12,7 @@ mod namespaces;
 mod nodes;
 mod podgarbage;
 mod podview;
+mod quota;
 mod tokens;
 
 pub use config::{AddressPool, AuthorityPem, Config};
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Constructor> {
         disruption::controller::controller,
         podgarbage::controller,
         tokens::controller,
+        quota::controller::controller,
         balancers::controller::controller,
         certificates::controller::controller,
         namespaces::controller,

@@ -170,8 +170,8 @@ impl Writer {
         let deleted = self.api::<K>(&target.namespace).delete(&target.name, &options).await;
         match deleted.map_err(|error| Fault::api(what::<K>("delete", &target.namespace, &target.name), error)) {
             Ok(_) => {}
-            // Another of its name took its place, or nothing did.
-            Err(fault) if fault.is_not_found() || fault.is_conflict() => {}
+            // A conflict is no such proof: the object may only have been written meanwhile.
+            Err(fault) if fault.is_not_found() => {}
             Err(fault) => return Err(fault),
         }
         self.written.note_deleted(key, cache, object);

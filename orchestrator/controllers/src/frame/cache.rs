@@ -269,7 +269,7 @@ impl<K: Cached> Cache<K> {
     }
 
     /// Takes what a watcher says.
-    fn apply(&self, event: watcher::Event<K>, list: &mut Vec<K>) {
+    pub(super) fn apply(&self, event: watcher::Event<K>, list: &mut Vec<K>) {
         match event.modify(|it| it.meta_mut().managed_fields = None) {
             watcher::Event::Init => {
                 list.clear();

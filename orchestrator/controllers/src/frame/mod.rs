@@ -17,6 +17,9 @@ mod queue;
 mod statistics;
 mod written;
 
+#[cfg(test)]
+mod tests;
+
 pub use api::{Fault, Namespaced, Writer, revision};
 pub use cache::{Cache, Cached, Caches, Change, Freshness};
 pub use clock::Clock;

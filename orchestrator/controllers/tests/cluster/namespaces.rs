@@ -1,7 +1,7 @@
 //! Namespaces: what each has from the start, and that nothing is left of one that is deleted.
 
 use crate::world::{World, patch, patch_status, seen};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ResourceQuota, ServiceAccount};
 use kube::{Api, api::DeleteParams};
 use serde_json::json;
 
@@ -134,4 +134,49 @@ async fn a_deleted_namespace_leaves_nothing() {
             assert!(left.items.is_empty(), "{}: {:?}", resource.name, left.items);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_show_what_is_used() {
+    let mut world = World::start().await;
+    world.namespace("shop").await;
+    let meta = |name: &str| json!({ "name": name, "namespace": "shop" });
+    world
+        .create(json!({
+            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta("q"),
+            "spec": { "hard": { "pods": "5", "requests.cpu": "2", "configmaps": "10", "count/leases.coordination.k8s.io": "3" } },
+        }))
+        .await;
+    let quotas: Api<ResourceQuota> = world.within("shop");
+    let is = |it: Option<&ResourceQuota>, wanted: &serde_json::Value| {
+        let used = it.and_then(|it| it.status.as_ref()).and_then(|it| it.used.as_ref());
+        used.is_some_and(|it| json!(it) == *wanted)
+    };
+    let none = json!({ "pods": "0", "requests.cpu": "0", "configmaps": "0", "count/leases.coordination.k8s.io": "0" });
+    seen(quotas.clone(), "nothing is used", |all| is(all.get("q"), &none)).await;
+    world
+        .create(json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("a") }))
+        .await;
+    world
+        .create(json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta("l"), "spec": {} }))
+        .await;
+    world
+        .create(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": meta("p"),
+            "spec": { "containers": [{ "name": "c", "image": "i", "resources": { "requests": { "cpu": "250m" } } }] },
+        }))
+        .await;
+    let some =
+        json!({ "pods": "1", "requests.cpu": "250m", "configmaps": "1", "count/leases.coordination.k8s.io": "1" });
+    seen(quotas.clone(), "something is used", |all| is(all.get("q"), &some)).await;
+    world.restart().await;
+    world
+        .within::<ConfigMap>("shop")
+        .delete("a", &DeleteParams::default())
+        .await
+        .unwrap();
+    let pods: Api<Pod> = world.within("shop");
+    patch_status(&pods, "p", json!({ "status": { "phase": "Succeeded" } })).await;
+    let less = json!({ "pods": "0", "requests.cpu": "0", "configmaps": "0", "count/leases.coordination.k8s.io": "1" });
+    seen(quotas, "less is used", |all| is(all.get("q"), &less)).await;
 }

@@ -17,18 +17,17 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// A test that hangs is ended: long after everything should have happened.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_secs(300);
 
 pub(crate) struct World {
     _directory: TempDir,
     server: Arc<ApiServer>,
-    pub(crate) pki: Pki,
     config: Config,
     running: Option<(CancellationToken, JoinHandle<()>)>,
 }
@@ -38,8 +37,8 @@ impl World {
         Self::with(|_, _| {}).await
     }
 
-    /// With changed settings.
-    pub(crate) async fn with(change: impl FnOnce(&mut Config, &Pki)) -> Self {
+    /// With changed settings. The closure is also told where keys and certificates of the server are.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config, &Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let settings = Settings {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
@@ -51,11 +50,13 @@ impl World {
             .await
             .unwrap();
         let mut config = Config::default();
-        change(&mut config, &pki);
+        // Nodes are objects without kubelets here, which is no matter but for the tests of just that.
+        config.cluster.node_grace = Duration::MAX;
+        config.cluster.node_startup_grace = Duration::MAX;
+        change(&mut config, &start.data_dir.join("pki"));
         let mut this = Self {
             _directory: directory,
             server,
-            pki,
             config,
             running: None,
         };

@@ -115,8 +115,14 @@ impl Cluster {
             clock: self.clock.clone(),
             ..Config::default()
         };
-        let run = fairlead_controllers::run(config, clients, self.stop.clone());
-        self.controllers = Some(tokio::spawn(async move { run.await.unwrap() }));
+        let stop = self.stop.clone();
+        let run = async move {
+            let all = fairlead_controllers::workloads::all();
+            fairlead_controllers::run_these(config, clients, all, stop)
+                .await
+                .unwrap();
+        };
+        self.controllers = Some(tokio::spawn(run));
     }
 
     /// Returns when the controllers do nothing any more.

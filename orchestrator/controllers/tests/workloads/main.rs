@@ -1,4 +1,8 @@
 //! The workload controllers over a real API server in the same process, with a stand-in for kubelet and scheduler.
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "tables of JSON read better without borrows"
+)]
 
 mod cluster;
 mod daemons;

@@ -71,9 +71,12 @@ fn condition(status: &PodStatus, type_: &str) -> (String, Option<String>) {
     (found.status.clone(), found.reason.clone())
 }
 
+/// Restart policy, containers with their states, and the phase that follows.
+type Case<'a> = (&'a str, Vec<(&'a str, State)>, &'a str);
+
 #[test]
 fn phases_follow_from_containers_and_policies() {
-    let table: [(&str, Vec<(&str, State)>, &str); 12] = [
+    let table: [Case<'_>; 12] = [
         ("Always", vec![], "Pending"),
         ("Always", vec![("a", RUNNING)], "Pending"),
         ("Always", vec![("a", RUNNING), ("b", RUNNING)], "Running"),

@@ -154,7 +154,7 @@ impl<'a> Running<'a> {
             return;
         }
         let attempt = self.seen.sandboxes.first().map_or(0, |it| it.attempt + 1);
-        self.begin(Action::SetUp);
+        self.begin_set_up();
         self.begin(Action::MakeSandbox { attempt });
         for name in self.first_to_start() {
             self.ensure_image(&name);

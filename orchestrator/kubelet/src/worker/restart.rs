@@ -56,7 +56,7 @@ pub fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
 }
 
 /// Whether an init container that ended with this code starts again. One that succeeded never does, and the pod's
-/// Always means OnFailure here.
+/// Always means `OnFailure` here.
 pub fn init_restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     exit_code != 0 && restarts(pod, container, exit_code)
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn case(pod_policy: &str, container: serde_json::Value, code: i32) -> bool {
+    fn case(pod_policy: &str, container: &serde_json::Value, code: i32) -> bool {
         let pod: Pod =
             serde_json::from_value(json!({"spec": {"containers": [], "restartPolicy": pod_policy}})).unwrap();
         let mut named = json!({"name": "c"});
@@ -107,7 +107,7 @@ mod tests {
         ];
         for (policy, container, code, expected) in table {
             assert_eq!(
-                case(policy, container.clone(), code),
+                case(policy, &container, code),
                 expected,
                 "{policy} {container} {code}"
             );

@@ -9,8 +9,9 @@ async fn a_pod_is_bound_and_people_are_told() {
     let mut cluster = Cluster::start().await;
     cluster.node("a", json!({})).await;
     assert_eq!(cluster.place("web", json!({})).await, "a");
-    let told = cluster.events("web", "Scheduled").await;
-    assert_eq!(told, ["Successfully assigned default/web to a"]);
+    cluster
+        .told("web", "Scheduled", "Successfully assigned default/web to a")
+        .await;
     let pod = cluster.pods().get("web").await.unwrap();
     let conditions = pod.status.unwrap().conditions.unwrap();
     let scheduled = conditions.iter().find(|it| it.type_ == "PodScheduled").unwrap();
@@ -44,12 +45,13 @@ async fn reasons_are_counted_by_node() {
         cluster.node(name, json!({})).await;
     }
     cluster.placed("early").await;
+    cluster.heard_of("f").await;
     cluster.pod("big", asks(json!({ "cpu": "5", "memory": "9Gi" }))).await;
     let expected = "0/6 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu, 2 Insufficient memory, \
                     3 node(s) had untolerated taint(s). preemption: 0/6 nodes are available: \
                     6 Preemption is not helpful for scheduling.";
     assert_eq!(cluster.refused("big", "").await, expected);
-    assert_eq!(cluster.events("big", "FailedScheduling").await, [expected]);
+    cluster.told("big", "FailedScheduling", expected).await;
     let selects = json!({ "nodeSelector": { "disk": "ssd" } });
     cluster.pod("picky", selects).await;
     let message = cluster.refused("picky", "").await;
@@ -116,6 +118,7 @@ async fn taints_are_tolerated_or_not() {
     cluster.node("soft", taint("PreferNoSchedule")).await;
     cluster.node("hard", taint("NoExecute")).await;
     cluster.node("plain", json!({})).await;
+    cluster.heard_of("plain").await;
     for n in 0..4 {
         assert_eq!(cluster.place(&format!("p{n}"), json!({})).await, "plain");
     }
@@ -261,6 +264,7 @@ async fn pods_are_spread() {
     for (name, value) in [("a", "x"), ("b", "x"), ("c", "y")] {
         cluster.node(name, zone(value)).await;
     }
+    cluster.heard_of("c").await;
     let spread = |key: &str, more: serde_json::Value| {
         let mut constraint = json!({ "maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "DoNotSchedule",
             "labelSelector": { "matchLabels": { "app": "s" } } });

@@ -203,9 +203,9 @@ async fn the_less_important_make_way() {
     let cleared = |it: &k8s_openapi::api::core::v1::Pod| it.status.as_ref()?.nominated_node_name.clone();
     let high = cluster.until("high", |it| cleared(it).is_some()).await;
     assert_eq!(cleared(&high).as_deref(), Some("a"));
-    let told = cluster.events("low-a", "Preempted").await;
     let uid = high.metadata.uid.unwrap();
-    assert_eq!(told, [format!("Preempted by pod {uid} on node a")]);
+    let note = format!("Preempted by pod {uid} on node a");
+    cluster.told("low-a", "Preempted", &note).await;
     // What is kept free for it is not given to others meanwhile.
     cluster.delete("low-a").await;
     assert_eq!(cluster.placed("high").await, "a");

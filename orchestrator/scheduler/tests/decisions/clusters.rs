@@ -120,11 +120,14 @@ struct Model {
     pods: BTreeMap<Key, PodInfo>,
     made: u32,
     refuse: u8,
+    /// Pods differ in importance.
+    ranked: bool,
 }
 
 impl Model {
     fn new() -> Self {
         Self {
+            ranked: false,
             scheduler: Scheduler::new("default-scheduler", 1),
             now: Duration::ZERO,
             pods: BTreeMap::new(),
@@ -159,6 +162,9 @@ impl Model {
                 }
                 self.made += 1;
                 pod.uid = format!("uid-{}", self.made);
+                if self.ranked {
+                    pod.priority = i32::from(at % 3);
+                }
                 self.say(*pod);
             }
             Happening::PodGone(at) => {
@@ -179,10 +185,14 @@ impl Model {
     /// Decides until there is nothing left to decide now.
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.now += LONGEST_PAUSE;
+        let mut leaving = Vec::new();
         loop {
             let before = self.scheduler.world().clone();
             let Some(decision) = self.scheduler.step(self.now) else {
-                if self.scheduler.lengths().pausing == 0 {
+                if let Some(key) = leaving.pop() {
+                    self.pods.remove(&key);
+                    self.scheduler.apply(Input::Gone(Kind::Pod, key), self.now);
+                } else if self.scheduler.lengths().pausing == 0 {
                     break;
                 }
                 self.now += LONGEST_PAUSE;
@@ -203,8 +213,15 @@ impl Model {
                         self.say(pod);
                     }
                 }
-                Decision::Unfit { pod, message, .. } => {
-                    for node in before.nodes() {
+                Decision::Unfit {
+                    pod, message, victims, ..
+                } => {
+                    for victim in &victims {
+                        prop_assert!(victim.priority < pod.priority, "{} for {}", victim.key, pod.key);
+                        leaving.push(victim.key.clone());
+                    }
+                    // What is kept free for others is free for those who do not know.
+                    for node in before.nodes().filter(|_| before.nominated.is_empty()) {
                         prop_assert!(
                             !may(&pod, node, &before),
                             "{} could be on {}: {message}",
@@ -249,6 +266,17 @@ proptest! {
     #[test]
     fn decisions_are_right_and_hints_complete(happenings in prop::collection::vec(happening(), 1..60)) {
         let mut model = Model::new();
+        for it in happenings {
+            model.happen(it);
+            model.settle()?;
+            model.at_rest()?;
+        }
+    }
+
+    #[test]
+    fn the_important_get_room_and_nobody_is_forgotten(happenings in prop::collection::vec(happening(), 1..60)) {
+        let mut model = Model::new();
+        model.ranked = true;
         for it in happenings {
             model.happen(it);
             model.settle()?;

@@ -31,7 +31,7 @@ pub(crate) fn may(pod: &PodInfo, node: &NodeInfo, world: &World) -> bool {
     let asked = &pod.resources.requests;
     let fits = (asked.cpu == 0 || cpu + asked.cpu <= facts.allocatable.cpu)
         && (asked.memory == 0 || memory + asked.memory <= facts.allocatable.memory)
-        && here().count() as i128 + 1 <= facts.allocatable.pods;
+        && (here().count() as i128) < facts.allocatable.pods;
     let free = pod.ports.iter().all(|port| {
         here().all(|other| {
             other.ports.iter().all(|it| {

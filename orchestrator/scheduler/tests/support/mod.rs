@@ -1,9 +1,10 @@
 //! A cluster without kubelets: a real API server in this process, a scheduler with its real rights, nodes on paper.
 #![allow(
+    clippy::needless_pass_by_value,
     dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "each test program uses a part; nothing else sees it"
+    reason = "each test program uses a part, nothing else sees it, and cases are written where they are used"
 )]
 
 use fairlead_apiserver::{
@@ -19,7 +20,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams, PostParams},
     runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes: a test that waits for what never comes fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Cluster {
     pub client: Client,
@@ -198,27 +199,36 @@ impl Cluster {
         self.pods().delete(name, &now).await.unwrap();
     }
 
-    /// Notes of the events about a pod with this reason. Waits until there is one.
-    pub async fn events(&self, name: &str, reason: &str) -> Vec<String> {
+    /// Waits until the scheduler has heard all that was said of nodes so far, of which this one was the last. Nodes and
+    /// pods are told of by different watches.
+    pub async fn heard_of(&self, node: &str) {
+        let name = format!("probe-{node}");
+        let spec = json!({ "nodeSelector": { "kubernetes.io/hostname": node } });
+        assert_eq!(self.place(&name, spec).await, node);
+        self.delete(&name).await;
+    }
+
+    /// Waits until there is an event about a pod with this reason and note.
+    pub async fn told(&self, name: &str, reason: &str, note: &str) {
         let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
-        let mine = |it: &Event| {
-            it.regarding.as_ref().and_then(|it| it.name.as_deref()) == Some(name)
-                && it.reason.as_deref() == Some(reason)
-        };
-        let watch = kube::runtime::watcher(events.clone(), Default::default());
+        let watch = kube::runtime::watcher(events, Default::default());
+        let mut heard = std::collections::BTreeSet::new();
         let found = async {
             use futures::TryStreamExt as _;
             use kube::runtime::WatchStreamExt as _;
             let mut applied = std::pin::pin!(watch.applied_objects());
             while let Some(event) = applied.try_next().await.unwrap() {
-                if mine(&event) {
-                    return;
+                let about = event.regarding.and_then(|it| it.name);
+                if about.as_deref() == Some(name) && event.reason.as_deref() == Some(reason) {
+                    if event.note.as_deref() == Some(note) {
+                        return;
+                    }
+                    heard.insert(event.note);
                 }
             }
         };
-        within(found).await;
-        let all = events.list(&ListParams::default()).await.unwrap();
-        all.items.into_iter().filter(mine).filter_map(|it| it.note).collect()
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        assert!(found.is_ok(), "{name}, {reason}: {heard:?}");
     }
 }
 

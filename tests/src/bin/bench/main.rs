@@ -1,5 +1,6 @@
 //! Measures the service proxy against kube-proxy's ways of doing the same, and against doing nothing.
 
+mod cluster;
 mod lane;
 mod rules;
 mod sample;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
   cargo xtask bench --output json | jq .rows           the same for scripts
   cargo xtask bench --only sockets,nftables --services 1,1000
   cargo xtask bench scale                              10 000 services: time to the kernel, memory
+  cargo xtask bench cluster                            starts, pods, memory of a whole cluster
 
 Exit code: 0 if everything was measured, 1 if something was not, 2 if nothing could be."
 )]
@@ -44,6 +46,8 @@ struct Arguments {
 enum Part {
     /// Measure the agent with many services: time to the kernel, memory
     Scale(scale::Options),
+    /// Measure a whole cluster of one node: starts, pods, memory, and the CNI and DNS benchmarks
+    Cluster(cluster::Options),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,6 +78,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.part {
         None => traffic::run(&arguments.traffic, arguments.output),
         Some(Part::Scale(options)) => scale::run(options, arguments.output),
+        Some(Part::Cluster(options)) => cluster::run(options, arguments.output),
     }
 }
 
@@ -91,7 +96,9 @@ mod tests {
     fn parts_have_options_of_their_own() {
         assert!(Arguments::try_parse_from(["bench", "scale", "--output", "json"]).is_ok());
         assert!(Arguments::try_parse_from(["bench", "--quick", "--services", "1,5"]).is_ok());
+        assert!(Arguments::try_parse_from(["bench", "cluster", "--quick", "--output", "json"]).is_ok());
         assert!(Arguments::try_parse_from(["bench", "--services", "0"]).is_err());
+        assert!(Arguments::try_parse_from(["bench", "cluster", "--pods", "0"]).is_err());
         assert!(Arguments::try_parse_from(["bench", "--seconds", "nan"]).is_err());
     }
 }

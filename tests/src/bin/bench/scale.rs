@@ -254,7 +254,7 @@ fn percentiles(mut durations_ns: Vec<u64>) -> Percentiles {
 }
 
 /// A line of /proc/PID/status, MB.
-fn resident(pid: i32, field: &str) -> Result<f64> {
+pub(crate) fn resident(pid: i32, field: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kb: f64 = line

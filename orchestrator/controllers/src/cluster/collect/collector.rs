@@ -269,11 +269,11 @@ impl Collector {
         } else {
             &*identity.namespace
         };
-        let owner = &misplaced.reference;
+        let owner = &misplaced.owner_identity;
         let now = self.clock.now();
         let message = format!(
             "ownerRef [{}, kind: {}, name: {}, uid: {}] does not exist in namespace {:?}",
-            owner.api_version, owner.kind, owner.name, owner.uid, &*identity.namespace
+            owner.api_version, owner.kind, owner.name, misplaced.owner, &*identity.namespace
         );
         tracing::warn!(
             object = words(identity),
@@ -282,7 +282,7 @@ impl Collector {
         );
         let event = Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", identity.name)),
+                name: Some(format!("{}.{:x}", identity.name, now.as_nanosecond())),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },

@@ -85,14 +85,16 @@ pub(crate) enum Work {
 }
 
 /// A dependent that names an owner in another namespace.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Misplaced {
     /// The dependent's uid.
     pub(crate) dependent: Uid,
     /// The dependent, which may be gone by the time this is reported.
     pub(crate) identity: Identity,
-    /// What it says about its owner.
-    pub(crate) reference: OwnerReference,
+    /// The owner's uid.
+    pub(crate) owner: Uid,
+    /// Where the owner really is.
+    pub(crate) owner_identity: Identity,
 }
 
 /// All objects that were seen.
@@ -152,15 +154,31 @@ impl Graph {
                 None => work.push(Work::Judge(Arc::clone(uid))),
                 Some(it) if !fits(reference, &it.identity, &node.identity) => {
                     work.push(Work::Judge(Arc::clone(uid)));
-                    misplaced.push(Misplaced {
-                        dependent: Arc::clone(uid),
-                        identity: node.identity.clone(),
-                        reference: reference.clone(),
-                    });
+                    if !near(&it.identity, &node.identity) {
+                        misplaced.push(Misplaced {
+                            dependent: Arc::clone(uid),
+                            identity: node.identity.clone(),
+                            owner,
+                            owner_identity: it.identity.clone(),
+                        });
+                    }
                 }
                 // It came while its owner was going.
                 Some(it) if it.foreground => work.push(Work::Judge(Arc::clone(uid))),
                 Some(_) => {}
+            }
+        }
+        if old.is_none() {
+            // Those that were seen before it, and cannot mean it.
+            let distant = self.dependents(uid).into_iter();
+            for (dependent, its) in distant.filter(|(_, its)| !near(&node.identity, &its.identity)) {
+                work.push(Work::Judge(Arc::clone(&dependent)));
+                misplaced.push(Misplaced {
+                    dependent,
+                    identity: its.identity,
+                    owner: Arc::clone(uid),
+                    owner_identity: node.identity.clone(),
+                });
             }
         }
         let was = |pick: fn(&Node) -> bool| old.as_ref().is_some_and(pick);
@@ -215,8 +233,13 @@ impl Graph {
 
 /// Whether a reference says of its owner what the owner is: kind, name, and a place that the dependent can refer to.
 fn fits(reference: &OwnerReference, owner: &Identity, dependent: &Identity) -> bool {
-    let near = owner.namespace.is_empty() || owner.namespace == dependent.namespace;
-    near && reference.kind == *owner.kind
+    near(owner, dependent)
+        && reference.kind == *owner.kind
         && reference.name == *owner.name
         && group(&reference.api_version) == owner.group()
+}
+
+/// Whether a dependent can refer to an owner that is there: in its own namespace, or in none.
+fn near(owner: &Identity, dependent: &Identity) -> bool {
+    owner.namespace.is_empty() || owner.namespace == dependent.namespace
 }

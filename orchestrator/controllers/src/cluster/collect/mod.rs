@@ -8,6 +8,9 @@ pub(crate) mod decide;
 pub(crate) mod graph;
 pub(crate) mod monitor;
 
+#[cfg(test)]
+mod tests;
+
 /// Finalizer: dependents go first.
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer: dependents stay, and forget their owner.

@@ -67,7 +67,7 @@ fn evictions_count_until_they_are_seen_or_over() {
     let pods: Vec<&Pod> = pods.iter().collect();
     let (kept, over, again) = disrupted(&budget, &pods, at(120));
     assert_eq!(
-        (kept.keys().collect::<Vec<_>>(), over, again),
+        (kept.keys().map(String::as_str).collect::<Vec<_>>(), over, again),
         (vec!["b"], vec!["a".to_owned()], Some(at(220)))
     );
     let found = status(

@@ -7,6 +7,7 @@ use super::{
     zones::{Permit, Rates, Zones, zone_of},
 };
 use crate::{
+    SHARED,
     cluster::{endpoints::slices, podview},
     frame::{Cache, Change, Clock, Controller, Fault, Frame, Key, Next, Outcome, Queue, Recorder},
 };
@@ -17,7 +18,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 use std::{
@@ -30,6 +31,8 @@ const NAME: &str = "node-controller";
 
 struct Lifecycle {
     client: Client,
+    /// May list everything.
+    reader: Client,
     recorder: Recorder,
     clock: Clock,
     nodes: Arc<Cache<Node>>,
@@ -52,6 +55,7 @@ pub(crate) fn controller(frame: &Arc<Frame>) -> Controller {
     let config = &frame.config.cluster;
     let this = Arc::new(Lifecycle {
         client: frame.client(NAME),
+        reader: frame.client(SHARED),
         recorder: frame.recorder(NAME),
         clock: frame.clock(),
         nodes: frame.cache(),
@@ -144,8 +148,15 @@ impl Lifecycle {
         };
         let lease = self.leases.get(LEASES, &key.name);
         let heard = self.hear(&node, lease.as_deref());
-        let now = self.clock.now();
-        let deadline = health::deadline(&heard, self.grace, self.startup);
+        let mut now = self.clock.now();
+        let mut deadline = health::deadline(&heard, self.grace, self.startup);
+        if deadline <= now {
+            // Perhaps we are the ones who did not listen: the word of the server counts, not that of our cache.
+            let lease = self.ask(&key.name).await?;
+            let heard = self.hear(&node, lease.as_ref());
+            now = self.clock.now();
+            deadline = health::deadline(&heard, self.grace, self.startup);
+        }
         if deadline <= now
             && let Some(conditions) = health::silenced(&node, now)
         {
@@ -165,6 +176,15 @@ impl Lifecycle {
         let wait = self.taint(&node, now).await?;
         let wake = [(deadline > now).then_some(deadline), wait].into_iter().flatten().min();
         Ok(wake.map_or(Next::Change, |at| Next::After(until(at, now))))
+    }
+
+    /// A node's lease as the server has it.
+    async fn ask(&self, name: &str) -> Result<Option<Lease>, Fault> {
+        let api: Api<Lease> = Api::namespaced(self.reader.clone(), LEASES);
+        let only = ListParams::default().fields(&format!("metadata.name={name}"));
+        let list = api.list(&only).await;
+        let list = list.map_err(|error| Fault::api(format!("list lease {LEASES}/{name}"), error))?;
+        Ok(list.items.into_iter().next())
     }
 
     /// Pods of a node that is not ready get no traffic. While its kubelet is alive that is said once: it knows better.

@@ -19,16 +19,14 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// Taints that keep new pods away.
+/// Taints that keep new pods away. A node that has said nothing yet gets none: a kubelet speaks when it makes its node, and
+/// one that stays silent is [`super::health::silenced`] soon.
 pub(crate) fn no_schedule(node: &Node) -> BTreeSet<&'static str> {
     let mut wanted: BTreeSet<_> = BY_CONDITION
         .iter()
         .filter(|(kind, status, _)| condition(node, kind).is_some_and(|it| it.status == *status))
         .map(|it| it.2)
         .collect();
-    if condition(node, "Ready").is_none() {
-        wanted.insert(NOT_READY);
-    }
     if node.spec.as_ref().and_then(|it| it.unschedulable).unwrap_or(false) {
         wanted.insert(UNSCHEDULABLE);
     }

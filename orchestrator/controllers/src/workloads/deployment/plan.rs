@@ -84,6 +84,11 @@ impl Sets {
         self.all.iter().map(view::size).sum()
     }
 
+    /// Pods that there are or will be: a set that was told to shrink counts until it has.
+    pub(crate) fn standing(&self) -> i32 {
+        self.all.iter().map(|it| view::size(it).max(view::existing(it))).sum()
+    }
+
     pub(crate) fn resize(&mut self, position: usize, size: i32, deployment: &Deployment) {
         let Some(set) = self.all.get_mut(position) else { return };
         if let Some(spec) = &mut set.spec {
@@ -181,7 +186,7 @@ fn fresh_set(deployment: &Deployment, work: &Sets) -> ReplicaSet {
     let room = if view::is_recreate(deployment) {
         wanted
     } else {
-        (wanted + view::max_surge(deployment) - work.total()).clamp(0, wanted)
+        (wanted + view::max_surge(deployment) - work.standing()).clamp(0, wanted)
     };
     let mut set = ReplicaSet {
         metadata: ObjectMeta {

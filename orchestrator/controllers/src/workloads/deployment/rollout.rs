@@ -1,7 +1,7 @@
 //! From old ReplicaSets to the new one, without leaving the fence of surge and unavailability.
 
 use super::{plan::Sets, view};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 
 /// One step of a rolling update: first up, else down. Says whether there was one.
 pub(super) fn rolling(deployment: &Deployment, work: &mut Sets) -> bool {
@@ -15,13 +15,18 @@ fn grow(deployment: &Deployment, work: &mut Sets) -> bool {
     let next = if size > wanted {
         wanted
     } else {
-        let room = wanted + view::max_surge(deployment) - work.total();
+        let room = wanted + view::max_surge(deployment) - work.standing();
         size + room.clamp(0, wanted - size)
     };
     if next != size {
         work.resize(new, next, deployment);
     }
     next != size
+}
+
+/// Available pods that stay: a set that was just told to shrink may still count those that are about to go.
+fn serving(set: &ReplicaSet) -> i32 {
+    view::available(set).min(view::size(set))
 }
 
 fn shrink(deployment: &Deployment, work: &mut Sets) -> bool {
@@ -32,7 +37,7 @@ fn shrink(deployment: &Deployment, work: &mut Sets) -> bool {
     let least = view::replicas(deployment) - view::max_unavailable(deployment);
     let new_unavailable = work
         .new_set()
-        .map(|it| view::size(it) - view::available(it))
+        .map(|it| view::size(it) - serving(it))
         .unwrap_or_default();
     let room = work.total() - least - new_unavailable;
     if room <= 0 {
@@ -50,7 +55,7 @@ fn shrink(deployment: &Deployment, work: &mut Sets) -> bool {
         }
     }
     let mut scaled = left < room;
-    let available: i32 = work.all.iter().map(view::available).sum();
+    let available: i32 = work.all.iter().map(serving).sum();
     let mut left = available - least;
     for position in old {
         if left <= 0 {

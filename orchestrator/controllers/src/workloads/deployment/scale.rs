@@ -18,9 +18,8 @@ pub(super) fn is_due(deployment: &Deployment, work: &Sets) -> bool {
 pub(super) fn scale(deployment: &Deployment, work: &mut Sets) {
     let wanted = view::replicas(deployment);
     if let Some(only) = active_or_latest(work) {
-        if view::size(&work.all[only]) != wanted {
-            work.resize(only, wanted, deployment);
-        }
+        // Also if it has the size: it must not look as if it were sized for another number for ever.
+        work.resize(only, wanted, deployment);
         return;
     }
     if is_saturated(deployment, work) {
@@ -31,12 +30,17 @@ pub(super) fn scale(deployment: &Deployment, work: &mut Sets) {
         }
         return;
     }
-    if view::is_recreate(deployment) {
-        return;
-    }
     let mut active: Vec<usize> = (0..work.all.len())
         .filter(|it| view::size(&work.all[*it]) > 0)
         .collect();
+    if view::is_recreate(deployment) {
+        // The recreation empties the old ones next.
+        for position in active {
+            let size = view::size(&work.all[position]);
+            work.resize(position, size, deployment);
+        }
+        return;
+    }
     let total: i32 = active.iter().map(|it| view::size(&work.all[*it])).sum();
     let allowed = if wanted > 0 {
         wanted + view::max_surge(deployment)

@@ -293,13 +293,11 @@ fn grow(spec: &JobSpec, tally: &Tally, owned: &[Arc<Pod>], keep: &[Arc<Pod>], no
         match delay(ended.map(|it| &**it), now) {
             Some(delay) => wait(plan, delay),
             None => {
-                plan.create = vec![
-                    Wanted {
-                        index: None,
-                        failures: None
-                    };
-                    missing
-                ]
+                let any = Wanted {
+                    index: None,
+                    failures: None,
+                };
+                plan.create = vec![any; missing];
             }
         }
         return;
