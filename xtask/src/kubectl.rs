@@ -25,6 +25,22 @@ pub(crate) fn python_root(tools: &Path) -> PathBuf {
     tools.join(format!("python-kubernetes-{PYTHON_CLIENT}"))
 }
 
+/// A file of a package that was unpacked for tests: of `busybox-static`, a shell in one file; of `docker-registry`, a registry.
+pub(crate) fn unpacked(tools: &Path, package: &str, file: &str) -> PathBuf {
+    unpacked_root(tools, package).join(file)
+}
+
+/// Where such a package was unpacked.
+pub(crate) fn unpacked_root(tools: &Path, package: &str) -> PathBuf {
+    tools.join(format!("package-{package}"))
+}
+
+/// Packages that are unpacked for tests, and what each is needed for.
+pub(crate) const UNPACKED: [(&str, &str); 2] = [
+    ("busybox-static", "bin/busybox"),
+    ("docker-registry", "usr/bin/docker-registry"),
+];
+
 /// The Python that has the client.
 pub(crate) fn python(tools: &Path) -> PathBuf {
     python_root(tools).join("bin/python")

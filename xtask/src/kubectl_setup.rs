@@ -38,7 +38,35 @@ pub(crate) fn run(progress: &Progress) -> Result<()> {
             )
         })?;
     }
+    for (package, file) in kubectl::UNPACKED {
+        if kubectl::unpacked(&tools_dir, package, file).is_file() {
+            progress.there(format_args!(
+                "{package} ({})",
+                kubectl::unpacked_root(&tools_dir, package).display()
+            ));
+            continue;
+        }
+        let step = progress.begin(format_args!(
+            "fetching {package}, to unpack it into {}",
+            tools_dir.display()
+        ));
+        let result = unpack(&tools_dir, package);
+        match &result {
+            Ok(()) => step.done(),
+            Err(_) => step.failed(),
+        }
+        result.with_context(|| format!("{package} could not be fetched: check the network"))?;
+    }
     python(progress, &tools_dir)
+}
+
+fn unpack(tools_dir: &Path, package: &str) -> Result<()> {
+    let apt = PrivateApt::new()?;
+    let file = apt.fetch(package, "of any version", |_| true)?;
+    let unpacking = beside(tools_dir, package)?;
+    tools::quietly(Command::new("dpkg-deb").arg("-x").arg(&file).arg(unpacking.path()))?;
+    let root = kubectl::unpacked_root(tools_dir, package);
+    fs::rename(unpacking.path(), &root).with_context(|| root.display().to_string())
 }
 
 fn unpack_kubectl(tools_dir: &Path, minor: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use std::{env, fs, path::Path, process::Command};
 
 /// What tests, demo and benchmark run, and the Debian and Ubuntu package of each.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("iptables", "iptables"),
@@ -17,6 +17,8 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
 ];
 
 /// Installs what is missing.

@@ -81,7 +81,7 @@ impl Registry {
         );
         let file = directory.join("registry.yml");
         std::fs::write(&file, configuration).unwrap();
-        let child = Command::new("docker-registry")
+        let child = Command::new(support::programs::unpacked("docker-registry"))
             .arg("serve")
             .arg(&file)
             .stdin(Stdio::null())

@@ -261,7 +261,7 @@ fn config(paths: &Paths, cni: &CniPaths, pause: &str, major: u32) -> String {
     text
 }
 
-/// Settings that both generations share: without CAP_SYS_RESOURCE scores cannot be lowered, so that is not tried; network
+/// Settings that both generations share: without `CAP_SYS_RESOURCE` scores cannot be lowered, so that is not tried; network
 /// namespaces lie below our own state, where `down` finds them.
 const RUNTIME: &str = "restrict_oom_score_adj = true\ndisable_apparmor = true\nnetns_mounts_under_state_dir = true\n";
 

@@ -70,7 +70,7 @@ impl Settings {
             .or_else(host_name)
             .context("--node-name: this host has no name; give one")?;
         let addresses = if args.node_ip.is_empty() {
-            one_of_each_family(addresses(None), &facts.pods)
+            one_of_each_family(&addresses(None), &facts.pods)
         } else {
             args.node_ip.clone()
         };
@@ -183,7 +183,7 @@ pub(crate) fn network(layout: &Layout, node: &str) -> fairlead_cni::Config {
 }
 
 /// The first address of each family, of those families that pods have.
-fn one_of_each_family(all: Vec<IpAddr>, pods: &[IpNet]) -> Vec<IpAddr> {
+fn one_of_each_family(all: &[IpAddr], pods: &[IpNet]) -> Vec<IpAddr> {
     let mut chosen: Vec<IpAddr> = Vec::new();
     for range in pods {
         let six = range.addr().is_ipv6();
@@ -370,12 +370,12 @@ mod tests {
             .map(|it| it.parse().unwrap())
             .collect();
         let pods = |text: &[&str]| text.iter().map(|it| it.parse().unwrap()).collect::<Vec<IpNet>>();
-        assert_eq!(one_of_each_family(all.clone(), &pods(&["10.244.0.0/16"])), all[..1]);
+        assert_eq!(one_of_each_family(&all, &pods(&["10.244.0.0/16"])), all[..1]);
         assert_eq!(
-            one_of_each_family(all.clone(), &pods(&["10.244.0.0/16", "fd01::/48"])),
+            one_of_each_family(&all, &pods(&["10.244.0.0/16", "fd01::/48"])),
             [all[0], all[2]]
         );
-        assert_eq!(one_of_each_family(all[..1].to_vec(), &pods(&["fd01::/48"])), all[..1]);
+        assert_eq!(one_of_each_family(&all[..1], &pods(&["fd01::/48"])), all[..1]);
     }
 
     #[test]

@@ -21,6 +21,13 @@ pub fn kubectl(minor: &str) -> PathBuf {
     there(pinned::kubectl(&tools(), minor))
 }
 
+/// The program of a package that set-up unpacked: `busybox-static` or `docker-registry`.
+pub fn unpacked(package: &str) -> PathBuf {
+    let known = pinned::UNPACKED.iter().find(|it| it.0 == package);
+    let (_, file) = known.expect("a package that set-up unpacks");
+    there(pinned::unpacked(&tools(), package, file))
+}
+
 /// The Python that has the Kubernetes client.
 pub fn python() -> PathBuf {
     there(pinned::python(&tools()))

@@ -9,6 +9,8 @@
 )]
 
 mod network;
+#[path = "../../../apiserver/tests/kubectl/programs.rs"]
+pub mod programs;
 mod runtime;
 
 pub use runtime::{Containerd, TOOLS, tools};

@@ -1,6 +1,6 @@
 //! containerd with directories of its own, and the images of the tests in it.
 
-use super::network;
+use super::{network, programs};
 use fairlead_images::{Image, Layer, PAUSE_IMAGE, pause};
 use fairlead_kubelet::cri::Runtime;
 use std::{
@@ -126,7 +126,7 @@ impl Drop for Containerd {
 /// The tools under a name.
 pub fn tools(name: &str) -> Image {
     let mut layer = Layer::default();
-    let busybox = fs::read("/bin/busybox").expect("busybox-static is not installed");
+    let busybox = fs::read(programs::unpacked("busybox-static")).unwrap();
     layer.file("bin/busybox", 0o755, &busybox).unwrap();
     for applet in APPLETS {
         layer.link(&format!("bin/{applet}"), "busybox").unwrap();

@@ -1,4 +1,4 @@
-//! Certificates by CertificateSigningRequest: the key never leaves this machine.
+//! Certificates by `CertificateSigningRequest`: the key never leaves this machine.
 
 use super::read;
 use crate::orchestrator::kubeconfig::write;

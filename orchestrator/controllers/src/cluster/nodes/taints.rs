@@ -19,8 +19,7 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// Taints that keep new pods away. A node that has said nothing yet gets none: a kubelet speaks when it makes its node, and
-/// one that stays silent is [`super::health::silenced`] soon.
+/// Taints that keep new pods away.
 pub(crate) fn no_schedule(node: &Node) -> BTreeSet<&'static str> {
     let mut wanted: BTreeSet<_> = BY_CONDITION
         .iter()
@@ -45,7 +44,12 @@ pub(crate) fn no_execute(node: &Node) -> Option<&'static str> {
 /// The taints of a node with ours brought up to date; `None` if they are. `evict`: the `NoExecute` taint that it may have now.
 pub(crate) fn plan(node: &Node, evict: Option<&'static str>, now: Timestamp) -> Option<Vec<Taint>> {
     let old = node.spec.as_ref().and_then(|it| it.taints.clone()).unwrap_or_default();
-    let keep_away = no_schedule(node);
+    let mut keep_away = no_schedule(node);
+    // A node that has said nothing yet keeps what admission gave it; if it stays silent, that is a condition soon.
+    let has_not_ready = |it: &Taint| it.key == NOT_READY && it.effect == "NoSchedule";
+    if condition(node, "Ready").is_none() && old.iter().any(has_not_ready) {
+        keep_away.insert(NOT_READY);
+    }
     let mut new = old.clone();
     new.retain(|taint| match taint.effect.as_str() {
         "NoSchedule" => !is_managed(&taint.key) || keep_away.contains(taint.key.as_str()),

@@ -25,7 +25,7 @@ const STAGES: [&str; 7] = [
 /// Times of the calls for one pod with one container.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Calls {
-    /// Asked and answered: RunPodSandbox, CreateContainer, StartContainer.
+    /// Asked and answered: `RunPodSandbox`, `CreateContainer`, `StartContainer`.
     at: [Option<SystemTime>; 6],
 }
 
