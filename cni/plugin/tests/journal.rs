@@ -125,7 +125,7 @@ fn after_crash(bytes: &[u8], unfinished: Option<&[u8]>) -> Ledger {
     sound(&ledger);
     // It can be written as if nothing had been.
     let before = state(&ledger);
-    if let Some(record) = ledger.hold(&key(99), "net", None, &sets(), u64::from(u32::MAX)).ok() {
+    if let Ok(record) = ledger.hold(&key(99), "net", None, &sets(), u64::from(u32::MAX)) {
         journal.append(&[record]).unwrap();
         let again = journal::read(dir.path(), BOOT).unwrap();
         assert_eq!(state(&again), state(&ledger));

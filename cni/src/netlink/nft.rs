@@ -248,7 +248,7 @@ impl Rule {
                 list.expression("immediate", |m| {
                     m.number(1, 0); // NFT_REG_VERDICT
                     m.nest(2, |data| {
-                        data.nest(2, |verdict| verdict.number(1, RETURN.cast_unsigned()))
+                        data.nest(2, |verdict| verdict.number(1, RETURN.cast_unsigned()));
                     });
                 });
             }
