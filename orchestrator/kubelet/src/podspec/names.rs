@@ -70,7 +70,7 @@ pub struct Made {
 }
 
 impl Made {
-    /// Reads the annotations that [`super::container`] wrote.
+    /// Reads the annotations that [`super::container()`] wrote.
     pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Self {
         let get = |key: &str| annotations.get(key).cloned().unwrap_or_default();
         Self {

@@ -1,4 +1,4 @@
-//! [`write`]: replaces all files of a directory at once, as readers see them.
+//! [`write()`]: replaces all files of a directory at once, as readers see them.
 //!
 //! The files are in a directory of their own, named by the time; `..data` is a link to it; what readers open are links
 //! through `..data`. Replacing that one link replaces all files. The layout is upstream's, which programs that watch

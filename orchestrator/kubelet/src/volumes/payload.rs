@@ -1,4 +1,4 @@
-//! [`Wanted`]: the files of configMap, secret, projected and downwardAPI volumes, from the objects that they name.
+//! `Wanted`: the files of configMap, secret, projected and downwardAPI volumes, from the objects that they name.
 
 use super::atomic::{File, Payload};
 use crate::{

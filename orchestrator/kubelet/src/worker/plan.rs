@@ -1,4 +1,4 @@
-//! The words that [`super::decide`] speaks in: what a worker remembers, and what it may do next.
+//! The words that [`super::decide()`] speaks in: what a worker remembers, and what it may do next.
 
 use super::backoff::Backoff;
 use jiff::{SignedDuration, Timestamp};

@@ -5,7 +5,7 @@
 //! | SPDY/3.1 | SPDY/3.1 | bytes |
 //! | WebSocket v4 and older | the same | bytes |
 //! | WebSocket v5 (exec, attach) | SPDY/3.1 | [`session`]: channels and streams |
-//! | SPDY in WebSocket (port-forward) | SPDY/3.1 | [`carry`]: messages and bytes |
+//! | SPDY in WebSocket (port-forward) | SPDY/3.1 | [`carry()`]: messages and bytes |
 
 mod carry;
 mod dial;
