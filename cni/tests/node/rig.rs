@@ -5,7 +5,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
@@ -305,7 +305,16 @@ impl Host {
             .env("CNI_COMMAND", verb)
             .envs(variables.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = self.netns.run(|| command.spawn().unwrap());
+        let mut child = self.netns.run(|| {
+            loop {
+                match command.spawn() {
+                    // Another test of this process forked while this program was being written: until its child has
+                    // become its own program, that child holds the file open for writing (execve(2), ETXTBSY).
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                    started => return started.unwrap(),
+                }
+            }
+        });
         // A plugin that refuses its environment may end before it reads.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();

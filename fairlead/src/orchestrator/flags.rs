@@ -142,7 +142,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "FILE,...", value_delimiter = ',', help_heading = "Node")]
     pub(crate) image: Vec<PathBuf>,
 
-    /// Cgroup below which pods' cgroups are made, in every hierarchy [default: / for the default --data-dir].
+    /// Cgroup below which pods' cgroups are made, in every hierarchy [default: /fairlead for the default --data-dir].
     #[arg(long, value_name = "CGROUP", help_heading = "Node")]
     pub(crate) pod_cgroup_root: Option<String>,
 

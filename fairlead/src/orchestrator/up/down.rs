@@ -37,6 +37,19 @@ pub(crate) fn main(args: &DownArgs) -> Result<()> {
     let layout = Layout::of(&args.data_dir, args.run_dir.as_deref())?;
     super::block_on(async {
         let progress = Progress::new();
+        if !layout.is_clusters() {
+            if layout.data.exists() {
+                bail!(
+                    "{} holds no cluster of ours: give the --data-dir of one",
+                    layout.data.display()
+                );
+            }
+            progress.line(format_args!(
+                "Nothing is there: {} does not exist",
+                layout.data.display()
+            ));
+            return Ok(());
+        }
         let elsewhere = Elsewhere::read(&layout);
         let mut left: Vec<String> = Vec::new();
         let mut step = |name: &str, result: Result<String>, since: Instant| match result {
@@ -45,7 +58,9 @@ pub(crate) fn main(args: &DownArgs) -> Result<()> {
             Err(error) => left.push(format!("{name}: {error:#}")),
         };
         let since = Instant::now();
-        step("process", end_process(&layout).await, since);
+        // What runs must not lose its directories under its feet.
+        let ended = end_process(&layout).await?;
+        step("process", Ok(ended), since);
         let since = Instant::now();
         step("pods", end_pods(&layout).await, since);
         let since = Instant::now();
@@ -68,12 +83,7 @@ pub(crate) fn main(args: &DownArgs) -> Result<()> {
         for (name, directory) in [("run directory", &layout.run), ("data directory", &layout.data)] {
             let since = Instant::now();
             if (args.all || name == "run directory") && directory.exists() {
-                let removed = fs::remove_dir_all(directory).with_context(|| format!("{} stays", directory.display()));
-                step(
-                    name,
-                    removed.map(|()| format!("{} removed", directory.display())),
-                    since,
-                );
+                step(name, remove_directory(directory), since);
             }
         }
         if !left.is_empty() {
@@ -128,15 +138,21 @@ async fn end_pods(layout: &Layout) -> Result<String> {
     Ok(format!("{} ended", sandboxes.len()))
 }
 
-/// Unmounts what is mounted below our directories, the deepest first.
-fn unmount_below(directories: &[&Path]) -> Result<String> {
+/// Mount points strictly below our directories, the deepest first. The directories themselves may be the user's own mounts.
+fn mounted_below(directories: &[&Path]) -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo cannot be read")?;
+    let unescaped = |text: &str| text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\");
     let mut points: Vec<PathBuf> = table
         .lines()
-        .filter_map(|line| Some(PathBuf::from(line.split(' ').nth(4)?.replace("\\040", " "))))
-        .filter(|point| directories.iter().any(|it| point.starts_with(it)))
+        .filter_map(|line| Some(PathBuf::from(unescaped(line.split(' ').nth(4)?))))
+        .filter(|point| directories.iter().any(|it| point.starts_with(it) && point != it))
         .collect();
     points.sort_by_key(|it| std::cmp::Reverse(it.components().count()));
+    Ok(points)
+}
+
+fn unmount_below(directories: &[&Path]) -> Result<String> {
+    let points = mounted_below(directories)?;
     for point in &points {
         umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("{} cannot be unmounted", point.display()))?;
     }
@@ -145,6 +161,15 @@ fn unmount_below(directories: &[&Path]) -> Result<String> {
     } else {
         format!("{} unmounted", points.len())
     })
+}
+
+/// Removes a directory and what is in it, unless something is mounted there still: that may be somebody's data.
+fn remove_directory(directory: &Path) -> Result<String> {
+    if let Some(point) = mounted_below(&[directory])?.first() {
+        bail!("{} stays: {} is mounted below it", directory.display(), point.display());
+    }
+    fs::remove_dir_all(directory).with_context(|| format!("{} stays", directory.display()))?;
+    Ok(format!("{} removed", directory.display()))
 }
 
 /// Removes the pods' cgroups in every hierarchy: `kubepods` below the node's root, and that root if it is ours alone.

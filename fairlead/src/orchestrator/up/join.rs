@@ -78,9 +78,15 @@ async fn join(args: &AgentArgs, settings: &Settings, progress: Progress) -> Resu
     fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
     let token = args.token.as_deref().map(Token::read).transpose()?;
     let authority = directory.join("ca.crt");
-    let server = match fs::read_to_string(&authority) {
-        Ok(pem) => Server::known(&args.server, &pem)?,
-        Err(_) => {
+    let known = match read(&authority)? {
+        Some(pem) => Some(Server::known(&args.server, &pem)?),
+        None => None,
+    };
+    // A token of another cluster: this node leaves the old one.
+    let known = known.filter(|it| token.as_ref().is_none_or(|token| token.authority == it.digest()));
+    let server = match known {
+        Some(server) => server,
+        None => {
             let Some(token) = &token else {
                 bail!(
                     "--token: this node has not joined yet; give the line that `fairlead token` prints on the server"
@@ -88,6 +94,10 @@ async fn join(args: &AgentArgs, settings: &Settings, progress: Progress) -> Resu
             };
             let server = Server::find(&args.server, &token.authority).await?;
             write(&authority, &server.pem)?;
+            for old in ["node.crt", "node.key", "kubelet.crt", "kubelet.key"] {
+                // Mostly there is none.
+                let _ = fs::remove_file(directory.join(old));
+            }
             server
         }
     };

@@ -57,11 +57,16 @@ impl Layout {
             let digest = Sha256::digest(data.as_os_str().as_encoded_bytes());
             digest[..4].iter().map(|byte| format!("{byte:02x}")).collect()
         };
+        // Through symbolic links, as the kernel shows mounts.
+        let data = fs::canonicalize(&data).unwrap_or(data);
+        let said = Elsewhere::text(&data);
         let run = match run {
             Some(run) => std::path::absolute(run).context("--run-dir")?,
+            None if said["runDir"].is_string() => PathBuf::from(said["runDir"].as_str().unwrap_or_default()),
             None if instance.is_empty() => PathBuf::from("/run/fairlead"),
             None => PathBuf::from(format!("/run/fairlead-{instance}")),
         };
+        let run = fs::canonicalize(&run).unwrap_or(run);
         let layout = Self { data, run, instance };
         let longest = layout.run.join(LONGEST_SOCKET);
         if longest.as_os_str().len() > SOCKET_PATH_MAX {
@@ -71,6 +76,13 @@ impl Layout {
             );
         }
         Ok(layout)
+    }
+
+    /// Whether a cluster or a node of ours was started in this data directory.
+    pub(crate) fn is_clusters(&self) -> bool {
+        [Elsewhere::FILE, "store", "containerd.toml"]
+            .iter()
+            .any(|it| self.data.join(it).exists())
     }
 
     /// A name of this cluster in the kernel.
@@ -113,8 +125,12 @@ pub(crate) struct Elsewhere {
 }
 
 impl Elsewhere {
-    fn file(layout: &Layout) -> PathBuf {
-        layout.data.join("elsewhere.json")
+    const FILE: &str = "elsewhere.json";
+
+    /// What the last start of the cluster in this data directory wrote; `Null` if nothing.
+    fn text(data: &Path) -> serde_json::Value {
+        let text = fs::read_to_string(data.join(Self::FILE)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
     }
 
     /// Keeps it in the data directory, before anything is put there.
@@ -122,15 +138,15 @@ impl Elsewhere {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn write(&self, layout: &Layout) -> Result<()> {
-        let file = Self::file(layout);
-        let text = serde_json::json!({ "podCgroup": self.pod_cgroup, "bpffs": self.bpffs }).to_string();
+        let file = layout.data.join(Self::FILE);
+        let text = serde_json::json!({ "podCgroup": self.pod_cgroup, "bpffs": self.bpffs, "runDir": layout.run });
+        let text = text.to_string();
         fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))
     }
 
     /// What the last start of this cluster said; the defaults if there was none.
     pub(crate) fn read(layout: &Layout) -> Self {
-        let text = fs::read_to_string(Self::file(layout)).unwrap_or_default();
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let value = Self::text(&layout.data);
         let defaults = Self::defaults(layout);
         Self {
             pod_cgroup: value["podCgroup"].as_str().map_or(defaults.pod_cgroup, str::to_owned),
@@ -142,7 +158,8 @@ impl Elsewhere {
     pub(crate) fn defaults(layout: &Layout) -> Self {
         if layout.instance.is_empty() {
             return Self {
-                pod_cgroup: "/".to_owned(),
+                // Never the root: what is below its `kubepods` may be another kubelet's.
+                pod_cgroup: "/fairlead".to_owned(),
                 bpffs: PathBuf::from("/sys/fs/bpf"),
             };
         }
@@ -185,6 +202,8 @@ mod tests {
         };
         said.write(&layout).unwrap();
         assert_eq!(Elsewhere::read(&layout), said);
+        let found = Layout::of(&dir.path().join("d"), None).unwrap();
+        assert_eq!(found.run, layout.run, "down needs no --run-dir");
     }
 
     #[test]

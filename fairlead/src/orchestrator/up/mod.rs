@@ -88,15 +88,20 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
     };
     progress.total("The cluster is ready");
     let kubeconfig = settings.layout.kubeconfig();
+    let place = if settings.layout.instance.is_empty() {
+        String::new()
+    } else {
+        format!(" --data-dir {}", settings.layout.data.display())
+    };
     let image = images.first().map_or("IMAGE", String::as_str);
     progress.line(format_args!(
         "\nTry:\n  export KUBECONFIG={}\n  kubectl create deployment hello --image={image} --replicas=2\n  kubectl expose \
          deployment hello --port=80 --target-port=8080\n  kubectl get nodes,pods,services -o wide\n\nCtrl-C stops the \
-         control of the cluster; pods keep running and are found again by the next start.\n`fairlead down` ends them, \
-         `fairlead down --all` removes everything.\nMore \
-         nodes: fairlead agent --server {} --token \"$(fairlead token --data-dir {})\"",
+         control of the cluster; pods keep running and are found again by the next start.\n`fairlead down{place}` ends them, \
+         `fairlead down --all{place}` removes everything.\nMore \
+         nodes: {} --token \"$(fairlead token --data-dir {})\"",
         kubeconfig.display(),
-        cluster.server().url,
+        joining(&args.cluster, &cluster.server().url),
         settings.layout.data.display()
     ));
     let result = tokio::select! {
@@ -117,6 +122,8 @@ async fn run_up(args: &UpArgs, settings: &Settings) -> Result<()> {
 pub(crate) fn server(args: &ServerArgs) -> Result<()> {
     let api = &args.cluster.api;
     logging::start(api.log_format, &api.log_level)?;
+    let layout = Layout::make(&api.data_dir, None)?;
+    let _lock = Lock::take(&layout)?;
     block_on(async {
         let mut end = Ends::new()?;
         let progress = Progress::new();
@@ -124,8 +131,8 @@ pub(crate) fn server(args: &ServerArgs) -> Result<()> {
         let token = token::make(cluster.server()).await?;
         progress.total("The control plane is ready");
         progress.line(format_args!(
-            "\nOn each node:\n  fairlead agent --server {} --token {token}\n",
-            cluster.server().url
+            "\nOn each node:\n  {} --token {token}\n",
+            joining(&args.cluster, &cluster.server().url)
         ));
         let result = tokio::select! {
             () = end.asked() => Ok(()),
@@ -134,6 +141,17 @@ pub(crate) fn server(args: &ServerArgs) -> Result<()> {
         cluster.stop().await?;
         result
     })
+}
+
+/// The command with which other machines join, but for the token: with what they cannot guess of this cluster.
+fn joining(args: &super::flags::ClusterArgs, url: &str) -> String {
+    let ranges = |all: &[ipnet::IpNet]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    format!(
+        "fairlead agent --server {url} --cluster-cidr {} --service-cluster-ip-range {} --cluster-domain {}",
+        ranges(&args.cluster_cidr),
+        ranges(&args.api.service_cluster_ip_range),
+        args.api.cluster_domain
+    )
 }
 
 /// Runs until done; what lingers gets [`GRACE`].

@@ -97,6 +97,15 @@ impl Settings {
         }
     }
 
+    /// Every address of the families that this node has.
+    fn any_address(&self) -> IpAddr {
+        if self.addresses.iter().any(IpAddr::is_ipv6) {
+            IpAddr::from([0u16; 8])
+        } else {
+            IpAddr::from([0u8; 4])
+        }
+    }
+
     fn cni(&self) -> fairlead_cni::Config {
         fairlead_cni::Config {
             cluster_cidrs: self.facts.pods.clone(),
@@ -141,7 +150,7 @@ impl Settings {
             cluster_domain: self.facts.domain.clone(),
             resolv_conf: self.args.resolv_conf.clone(),
             static_pod_dir: self.args.pod_manifests.clone(),
-            listen: SocketAddr::new(IpAddr::from([0, 0, 0, 0]), self.args.kubelet_port),
+            listen: SocketAddr::new(self.any_address(), self.args.kubelet_port),
             tls: Some(tls),
             max_pods: self.args.max_pods,
             register: true,

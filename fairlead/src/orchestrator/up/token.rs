@@ -56,7 +56,8 @@ fn file(data_dir: &Path) -> std::path::PathBuf {
     data_dir.join("join-token")
 }
 
-/// The server's join token: the one of the data directory, or a new one. Its Secret is made again if it was deleted.
+/// The server's join token: the one of the data directory, or a new one. Whoever deletes its Secret has revoked it: it is not
+/// made again before the file `join-token` is gone too.
 ///
 /// # Errors
 /// It cannot be written.
@@ -65,7 +66,10 @@ pub(crate) async fn make(server: &Server) -> Result<String> {
     let path = file(data_dir);
     let known = fs::read_to_string(&path).ok().and_then(|text| Token::read(&text).ok());
     let authority = digest(server.running.pki.authority.der());
-    let token = known.filter(|it| it.authority == authority).unwrap_or_else(|| {
+    if let Some(known) = known.filter(|it| it.authority == authority) {
+        return Ok(known.text());
+    }
+    let token = {
         let mut random = rand::rng();
         let mut letters = |count: usize| -> String {
             (0..count)
@@ -76,7 +80,7 @@ pub(crate) async fn make(server: &Server) -> Result<String> {
             authority,
             bearer: format!("{}.{}", letters(6), letters(16)),
         }
-    });
+    };
     let Some((id, secret)) = bootstrap::split(&token.bearer) else {
         bail!("{} holds no token; delete the file and start again", path.display());
     };

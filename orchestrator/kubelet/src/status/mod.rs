@@ -7,6 +7,7 @@ mod send;
 
 pub use conditions::OWNED;
 pub(crate) use phase::is_terminal;
+pub(crate) use send::is_another;
 pub use send::{Progress, Sender, Target, patch_body};
 
 use crate::{

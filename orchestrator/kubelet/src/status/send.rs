@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
+    core::Status,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -26,6 +27,19 @@ pub struct Target {
     pub name: String,
     /// `metadata.uid`, which the object must still have; a static pod's is that of its mirror.
     pub uid: String,
+}
+
+/// Whether a write was refused because the name belongs to another object by now, or to one of another node, which this one
+/// may not even read.
+pub(crate) async fn is_another(refusal: &Status, api: &Api<Pod>, name: &str, uid: &str) -> bool {
+    if refusal.code != 409 {
+        return false;
+    }
+    match api.get_opt(name).await {
+        Ok(found) => found.and_then(|it| it.metadata.uid).as_deref() != Some(uid),
+        Err(kube::Error::Api(error)) => error.code == 403,
+        Err(_) => false,
+    }
 }
 
 /// A status on its way.
@@ -147,8 +161,9 @@ async fn run(client: Client, mut inbox: watch::Receiver<Wanted>, outbox: watch::
                     });
                     break;
                 }
-                // 409: the name belongs to another object by now.
-                Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => {
+                Err(kube::Error::Api(error))
+                    if error.code == 404 || is_another(&error, &api, &target.name, &target.uid).await =>
+                {
                     outbox.send_replace(Progress {
                         sent: wanted.number,
                         gone: true,

@@ -8,6 +8,7 @@ use crate::{
     node::Node,
     pod::{self, ContainerKind, ContainerRef},
     podspec::{self, ImageUser, Inputs, Invalid, names},
+    status::is_another,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -301,8 +302,8 @@ pub(super) async fn delete(node: Arc<Node>, pod: Arc<Pod>) -> Done {
                 Done::Gone
             }
         }
-        // 409: the name belongs to another object by now.
-        Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => Done::Gone,
+        Err(kube::Error::Api(error)) if error.code == 404 => Done::Gone,
+        Err(kube::Error::Api(error)) if is_another(&error, &api, pod::name(&pod), pod::uid(&pod)).await => Done::Gone,
         Err(error) => Done::Plain(Err(Fault::new("", error.to_string()))),
     }
 }

@@ -145,7 +145,7 @@ impl Dispatch {
             }
             watcher::Event::Apply(pod) => self.apply(pod),
             watcher::Event::Delete(pod) => {
-                if static_pods::is_mirror(&pod) {
+                if self.is_mirror(&pod) {
                     let name = pod::full_name(&pod);
                     let same = self.mirrors.get(&name).is_some_and(|it| pod::uid(it) == pod::uid(&pod));
                     if same {
@@ -160,6 +160,13 @@ impl Dispatch {
         }
     }
 
+    /// Whether an object is the mirror of a static pod. One whose containers run here by its own uid is none, whatever was
+    /// written into its annotations since.
+    fn is_mirror(&self, pod: &Pod) -> bool {
+        let runs = self.workers.get(pod::uid(pod)).is_some_and(|it| !it.is_static);
+        static_pods::is_mirror(pod) && !runs
+    }
+
     fn gone(&mut self, uid: &str) {
         if let Some(worker) = self.workers.get_mut(uid) {
             worker.gone = true;
@@ -169,7 +176,7 @@ impl Dispatch {
 
     fn apply(&mut self, pod: Pod) {
         let pod = Arc::new(pod);
-        if static_pods::is_mirror(&pod) {
+        if self.is_mirror(&pod) {
             let name = pod::full_name(&pod);
             let deleting = pod.metadata.deletion_timestamp.is_some();
             self.mirrors.insert(name.clone(), pod);

@@ -78,6 +78,11 @@ impl Server {
         })
     }
 
+    /// SHA-256 of the CA's certificate, hexadecimal.
+    pub(super) fn digest(&self) -> String {
+        digest(&self.der)
+    }
+
     /// A client that shows a bearer token.
     ///
     /// # Errors

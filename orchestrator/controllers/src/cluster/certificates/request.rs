@@ -50,8 +50,14 @@ pub(crate) fn read(pem: &[u8]) -> Result<Asked, Unfit> {
         X509CertificationRequest::from_der(&pem.contents).map_err(|error| Unfit(format!("spec.request: {error}")))?;
     let subject = &request.certification_request_info.subject;
     let text = |it: &x509_parser::x509::AttributeTypeAndValue<'_>| it.as_str().unwrap_or_default().to_owned();
+    // Of several, one reader takes the first and another the last: who is approved must be who is signed.
+    let mut common_names = subject.iter_common_name().map(text);
+    let common_name = common_names.next().unwrap_or_default();
+    if common_names.next().is_some() {
+        return unfit("the subject has more than one common name (CN)");
+    }
     let mut asked = Asked {
-        common_name: subject.iter_common_name().next().map(text).unwrap_or_default(),
+        common_name,
         organizations: subject.iter_organization().map(text).collect(),
         ..Asked::default()
     };

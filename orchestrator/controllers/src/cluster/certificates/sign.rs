@@ -2,7 +2,10 @@
 
 use super::request::{Asked, Unfit, check};
 use crate::cluster::config::AuthorityPem;
-use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use std::{fmt, time::Duration};
 
 /// Longest life of a certificate, and that of one whose request does not say, seconds: a year.
@@ -67,6 +70,16 @@ impl Signer {
         let parsed = CertificateSigningRequestParams::from_pem(&text);
         let mut request = parsed.map_err(|error| Unfit(format!("spec.request: {error}")))?;
         let params = &mut request.params;
+        // The subject that was approved, whatever else the request's own has.
+        params.distinguished_name = DistinguishedName::new();
+        for organization in &asked.organizations {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, organization.as_str());
+        }
+        params
+            .distinguished_name
+            .push(DnType::CommonName, asked.common_name.as_str());
         // What counts are the usages of the object, which were approved, not those inside the request.
         params.is_ca = IsCa::NoCa;
         params.name_constraints = None;
