@@ -310,7 +310,7 @@ impl Host {
                 match command.spawn() {
                     // Another test of this process forked while this program was being written: until its child has
                     // become its own program, that child holds the file open for writing (execve(2), ETXTBSY).
-                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
                     started => return started.unwrap(),
                 }
             }

@@ -81,7 +81,7 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce(PathBuf) -
     let directory = tempfile::Builder::new().prefix("flk").tempdir().unwrap();
     let cgroup = cgroup_of(directory.path());
     let _cgroups = Cgroups(cgroup);
-    let status = Command::new("unshare")
+    let output = Command::new("unshare")
         .args([
             "--mount",
             "--net",
@@ -96,9 +96,15 @@ pub fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce(PathBuf) -
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .env(INNER, directory.path())
         .stdin(Stdio::null())
-        .status()
+        .stderr(Stdio::inherit())
+        .output()
         .unwrap();
-    assert!(status.success(), "{name} failed inside of its namespaces");
+    // Its count is that of this test, which must not be counted twice.
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{name} failed inside of its namespaces:\n{said}"
+    );
 }
 
 fn cgroup_of(directory: &Path) -> String {
