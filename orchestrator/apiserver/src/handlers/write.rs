@@ -22,8 +22,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Tries against writers who are faster, before the client is told.
-const TRIES: usize = 16;
+/// Tries against writers who are faster, before the client is told. Each that fails is another writer's success.
+const TRIES: usize = 256;
 
 /// The part of an object that a request may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
